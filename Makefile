@@ -1,0 +1,97 @@
+# The door: every target is documented by `make help`; CI calls the same targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PY := .venv/bin/python
+BPF_SOURCES := $(wildcard agent/bpf/*.c agent/bpf/*.h)
+C_SOURCES := $(BPF_SOURCES) $(wildcard cni/shim/*.c bench/*.c)
+MULTIARCH := $(shell gcc -print-multiarch 2>/dev/null || echo x86_64-linux-gnu)
+
+BPF_CFLAGS := -target bpf -mcpu=v3 -O2 -g -Wall -Wextra -Werror -Wimplicit-fallthrough \
+	-Iagent/bpf -isystem /usr/include/$(MULTIARCH)
+SHIM_CFLAGS := -static -Os -std=c11 -Wall -Wextra -Werror -Wimplicit-fallthrough -ffunction-sections -fdata-sections \
+	-Wl,--gc-sections -Wl,--build-id=none -s -ffile-prefix-map=$(CURDIR)=.
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+.PHONY: system unit build
+system:
+	@lab/prepare system
+unit:
+	@lab/prepare unit
+build: system build/ilanet.bpf.o build/ilanet build/traffic ## compile the BPF object and the CNI executable
+
+build/ilanet.bpf.o: $(BPF_SOURCES) | system
+	@mkdir -p build
+	clang $(BPF_CFLAGS) -c agent/bpf/ilanet.bpf.c -o $@.tmp
+	llvm-strip -g $@.tmp
+	mv $@.tmp $@
+
+build/ilanet: $(wildcard cni/shim/*.c cni/shim/*.h) | system
+	@mkdir -p build
+	musl-gcc $(SHIM_CFLAGS) $(wildcard cni/shim/*.c) -o $@.tmp
+	mv $@.tmp $@
+
+build/traffic: bench/traffic.c | system
+	@mkdir -p build
+	gcc -O2 -std=c11 -Wall -Wextra -Werror $< -o $@
+
+.PHONY: demo up down shell status
+demo: build ## the main job: three hosts, six pods, shown step by step, then removed
+	@$(PY) -m lab demo
+up: build ## bring the demo network up and leave it running
+	@$(PY) -m lab up
+down: system ## take the demo network down
+	@$(PY) -m lab down
+shell: system ## enter a pod of the demo network: make shell POD=pod1a
+	@$(PY) -m lab shell $(POD)
+status: system ## ask every agent of the demo network what it does and what is wrong
+	@$(PY) -m lab status
+
+.PHONY: test-unit
+test-unit: unit ## the tests that need no root; seconds
+	$(PY) -m pytest -q tests/unit
+
+.PHONY: test
+test: build ## every test; needs root, minutes
+	$(PY) -m pytest tests
+
+.PHONY: bench-rr bench-add bench-load
+bench-rr: build ## pod to pod: TCP_RR and bulk TCP against plain IPv6 and VXLAN; 5 minutes
+	@$(PY) -m bench.rr $(OPTIONS)
+bench-add: build ## ADD and DEL through the CNI executable, step by step
+	@$(PY) -m bench.add $(OPTIONS)
+bench-load: build ## a million mappings from etcd into the kernel
+	@$(PY) -m bench.load $(OPTIONS)
+
+.PHONY: check
+check: system ## lint, types, import contracts, generated files, C layout
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	clang-format --dry-run --Werror $(C_SOURCES)
+	$(MAKE) --no-print-directory proto OUT=build/proto-check
+	diff -r -x __pycache__ build/proto-check/proto proto
+
+.PHONY: proto
+OUT := .
+proto: ## generate the gRPC stubs in proto/ from the .proto files
+	@mkdir -p $(OUT)/proto && for f in proto/*.proto proto/__init__.py; do [ $$f -ef $(OUT)/$$f ] || cp $$f $(OUT)/$$f; done
+	$(PY) -m grpc_tools.protoc -I. --python_out=$(OUT) --pyi_out=$(OUT) --grpc_python_out=$(OUT) proto/*.proto
+
+.PHONY: lock
+lock: unit ## pin the dependencies of requirements*.in with hashes
+	for f in requirements requirements-dev; do .venv/bin/uv pip compile -q --upgrade --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -o $$f.txt $$f.in; done
+
+.PHONY: format
+format: unit ## lay out Python and C
+	.venv/bin/ruff check --fix -q . || true
+	.venv/bin/ruff format -q .
+	clang-format -i $(C_SOURCES)
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf build .venv

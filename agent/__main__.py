@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's composition root: builds every part, runs the services until one ends or a signal comes.
+
+python -m agent --config FILE                 run
+python -m agent --config FILE --uninstall     remove all that the agent made on this host, and nothing else
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from agent.cni_server import CniServer
+from agent.config import AgentConfig
+from agent.controller import GrpcController
+from agent.core.datapath import DatapathError
+from agent.core.mappings import MappingTable
+from agent.core.network import NetworkError
+from agent.core.status import Status
+from agent.endpoint_table import EndpointTable
+from agent.endpoints import Endpoints
+from agent.http import HttpServer
+from agent.kernel.datapath import BpfDatapath
+from agent.kernel.events import KernelChanges
+from agent.kernel.host import KernelHost
+from agent.kernel.nftables import RejectTable
+from agent.kernel.wiring import KernelWiring
+from agent.loop import Loop
+from agent.mappings import MappingFeed
+from agent.metrics import AgentCollector, StepTimings
+from agent.node import Node
+from agent.records import RecordDirectory
+from agent.releases import Releases
+from agent.upkeep import Upkeep
+from ila.channel import PeerChannel
+from ila.etcd import EtcdStore
+from ila.log import set_up
+from ila.mapping import Generation
+from ila.settings import SettingsError, read
+from ila.stream import EtcdMappingStream
+
+log = logging.getLogger("ilanet.agent")
+
+CALL_DEADLINE = 5.0
+"""Seconds that one call to a controller may take."""
+
+CALL_BACKOFF = (0.05, 0.2, 0.5)
+"""Pauses, in seconds, between the tries of one call: other replicas take over from a dead one."""
+
+REGISTER_BACKOFF = (0.2, 0.5, 1.0, 2.0, 5.0)
+STREAM_BACKOFF = (0.1, 0.5, 1.0, 2.0, 5.0)
+RELEASE_PAUSE = 2.0
+RETRY = 1.0
+AUDIT = 600.0
+"""Seconds between two comparisons of the kernel's mappings with the table: a million take a second of a thread."""
+
+POOL_SIZE = 4
+"""Threads for netlink and disk: the kernel takes link changes one after the other anyway."""
+
+
+class Agent:
+    """Every part of one agent, wired; run() works until cancelled."""
+
+    def __init__(self, config: AgentConfig) -> None:
+        self._config = config
+        self._pool = ThreadPoolExecutor(POOL_SIZE, thread_name_prefix="kernel")
+        self._table: MappingTable | None = None
+        self._feed: MappingFeed | None = None
+        self._status = Status()
+        self._registry = CollectorRegistry()
+        self._datapath = BpfDatapath(object_path=config.bpf_object, pin_directory=config.bpf_directory)
+        self._controller_channel = PeerChannel(peer=config.controller)
+        self._etcd_channel = PeerChannel(peer=config.etcd)
+        controller = GrpcController(
+            channel=self._controller_channel,
+            node=config.node,
+            address=config.address,
+            control_port=config.control_port,
+            locator=config.locator,
+            deadline=CALL_DEADLINE,
+            backoff=CALL_BACKOFF,
+        )
+        wiring = KernelWiring()
+        self._endpoints = EndpointTable(
+            records=RecordDirectory(path=config.state_directory / "endpoints"), pool=self._pool
+        )
+        self._releases = Releases(controller=controller, table=self._endpoints, status=self._status)
+        self._upkeep = Upkeep(
+            address=config.address,
+            datapath=self._datapath,
+            wiring=wiring,
+            table=self._endpoints,
+            locate=lambda identifier: self._table.locate(identifier) if self._table else None,
+            status=self._status,
+            pool=self._pool,
+        )
+        network = Endpoints(
+            address=config.address,
+            controller=controller,
+            datapath=self._datapath,
+            wiring=wiring,
+            table=self._endpoints,
+            releases=self._releases,
+            status=self._status,
+            timings=StepTimings(registry=self._registry),
+            pool=self._pool,
+        )
+        self._node = Node(
+            address=config.address,
+            underlay=config.underlay,
+            edge=config.edge,
+            host_path=config.host_path,
+            next_hop=config.next_hop,
+            reject_mark=config.reject_mark,
+            controller=controller,
+            datapath=self._datapath,
+            networking=KernelHost(records=RecordDirectory(path=config.state_directory / "sysctl")),
+            reject=RejectTable(mark=config.reject_mark),
+            records=RecordDirectory(path=config.state_directory / "node"),
+            status=self._status,
+            nodes=lambda: self._feed.nodes if self._feed else {},
+            highest=lambda: self._table.highest if self._table else Generation(0, 0),
+            held=self._endpoints.wired,
+            pods=self._upkeep.routes,
+            pool=self._pool,
+        )
+        self._loop = Loop(
+            steps=[("host", self._node.step), ("endpoints", self._upkeep.step), ("mappings", self._flush)],
+            status=self._status,
+            resync=config.resync,
+            retry=RETRY,
+        )
+        self._cni = CniServer(network=network, path=config.runtime_directory / "cni.sock")
+        self._registry.register(
+            AgentCollector(
+                datapath=self._datapath,
+                status=self._status,
+                table=lambda: self._table,
+                endpoints=lambda: len(self._endpoints.wired()),
+                nodes=lambda: len(self._feed.nodes) if self._feed else 0,
+            )
+        )
+        self._http = HttpServer(
+            listen=config.http, registry=self._registry, status=self._status, describe=self._describe
+        )
+
+    async def run(self) -> None:
+        """Restore what an earlier run left, then serve and reconcile for ever."""
+        self._node.load()
+        self._endpoints.load()
+        async with contextlib.AsyncExitStack() as cleanup:
+            cleanup.push_async_callback(self._etcd_channel.close)
+            cleanup.push_async_callback(self._controller_channel.close)
+            changes = KernelChanges.open()
+            cleanup.callback(changes.close)
+            await self._http.start()
+            cleanup.push_async_callback(self._http.close)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._loop.run())
+                tasks.create_task(self._loop.listen(changes))
+                tasks.create_task(self._releases.run(RELEASE_PAUSE))
+                tasks.create_task(self._follow())
+                tasks.create_task(self._serve())
+
+    async def _follow(self) -> None:
+        """Register and follow etcd's mappings; a node that was registered before adopts the kernel's first.
+
+        So a restart needs no controller, and Register carries the highest generation that the kernel holds.
+        """
+        remembered = self._status.registration is not None
+        if not remembered:
+            await self._register()
+        registration = await self._status.until_registered()
+        await self._status.until_serving()
+        table = self._table = MappingTable(domain=registration.domain)
+        table.adopt(self._datapath.read_mappings())
+        self._feed = MappingFeed(
+            stream=EtcdMappingStream(
+                channel=self._etcd_channel,
+                store=EtcdStore(channel=self._etcd_channel),
+                backoff=STREAM_BACKOFF,
+            ),
+            datapath=self._datapath,
+            table=table,
+            status=self._status,
+            register_again=self._register,
+            on_change=self._loop.ask,
+            local=self._endpoints.identifiers,
+            backoff=STREAM_BACKOFF,
+            epoch_grace=self._config.epoch_grace,
+            audit=AUDIT,
+            pool=self._pool,
+        )
+        async with asyncio.TaskGroup() as tasks:
+            if remembered:
+                tasks.create_task(self._register())
+            tasks.create_task(self._feed.run())
+
+    async def _register(self) -> None:
+        await self._node.register(REGISTER_BACKOFF)
+        self._loop.ask()
+
+    async def _serve(self) -> None:
+        """Serve CNI from the start: until the node is ready every ADD is told to come again."""
+        log.info("node %s serves CNI on %s", self._config.node, self._config.runtime_directory / "cni.sock")
+        await self._cni.serve()
+
+    async def _flush(self) -> None:
+        if self._feed is not None:
+            await self._feed.step()
+
+    def _describe(self) -> Mapping[str, object]:
+        registration = self._status.registration
+        return {
+            "node": self._config.node,
+            "address": str(self._config.address),
+            "locator": str(registration.locator) if registration else None,
+            "serving": self._status.serving,
+            "mappings": len(self._table) if self._table else 0,
+            "mappings_complete": self._status.mappings_complete,
+            "generation": str(self._table.highest) if self._table else None,
+            "nodes": sorted(self._feed.nodes) if self._feed else [],
+            "endpoints": {
+                endpoint.host_name: {
+                    "pod": str(endpoint.pod),
+                    "container": endpoint.container_id,
+                    "identifier": str(endpoint.identifier),
+                    "address": str(registration.domain.sir_prefix.address(endpoint.identifier))
+                    if registration
+                    else None,
+                }
+                for endpoint in self._endpoints.wired()
+            },
+            "problems": dict(self._status.problems),
+        }
+
+
+async def _run(config: AgentConfig) -> None:
+    task = asyncio.ensure_future(Agent(config).run())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def _uninstall(config: AgentConfig) -> None:
+    """Remove links, routes, rules, programs, pins and records; then restore the sysctls."""
+    KernelHost(records=RecordDirectory(path=config.state_directory / "sysctl")).uninstall()
+    RejectTable(mark=config.reject_mark).remove()
+    BpfDatapath(object_path=config.bpf_object, pin_directory=config.bpf_directory).unload()
+    for name in ("endpoints", "node", "sysctl"):
+        directory = RecordDirectory(path=config.state_directory / name)
+        for key in directory.load():
+            directory.remove(key)
+        (config.state_directory / name).rmdir()
+
+
+def main() -> int:
+    """Run the command line; return the exit status."""
+    parser = argparse.ArgumentParser(prog="agent", description="The ilanet agent of one node.")
+    parser.add_argument("--config", type=Path, required=True, help="settings (TOML)")
+    parser.add_argument("--uninstall", action="store_true", help="remove all that the agent made on this host")
+    arguments = parser.parse_args()
+    set_up("text")
+    try:
+        config = read(AgentConfig, arguments.config)
+        set_up(config.log)
+        if arguments.uninstall:
+            _uninstall(config)
+        else:
+            asyncio.run(_run(config))
+    except (SettingsError, NetworkError, DatapathError, OSError, ValueError) as error:
+        log.error("%s", error)  # noqa: TRY400 - the message is complete; a trace would bury it
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

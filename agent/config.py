@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's settings, validated once and whole; for the composition root."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.core.datapath import HostPath
+from ila import log, settings
+from ila.address import Locator
+from ila.settings import Peer, setting
+
+
+def _next_hop(value: object) -> str:
+    if value not in ("auto", "gateway", "neighbour"):
+        raise ValueError("must be 'auto', 'gateway' or 'neighbour'")
+    return str(value)
+
+
+def _underlay(value: object) -> tuple[str, ...]:
+    names = settings.device_names(value)
+    if not names:
+        raise ValueError("must name at least one device")
+    return names
+
+
+def _host_path(value: object) -> HostPath:
+    try:
+        return HostPath(value)
+    except ValueError:
+        raise ValueError("must be 'stack' or 'bpf'") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentConfig:
+    """Everything an agent is told."""
+
+    node: str = setting(settings.node_name)
+    """This node's name, as its certificate has it."""
+
+    address: ipaddress.IPv6Address = setting(settings.address)
+    """The node address: source of the host's own packets to pods, and where redirects arrive."""
+
+    underlay: tuple[str, ...] = setting(_underlay)
+    """Names of the devices towards the other nodes; the first carries the SIR route."""
+
+    controller: Peer = setting(settings.table(Peer))
+    etcd: Peer = setting(settings.table(Peer))
+
+    locator: Locator | None = setting(settings.locator, None)
+    """The /64 that this node declares as its own; none: the controller chooses."""
+
+    edge: tuple[str, ...] = setting(settings.device_names, ())
+    """Names of devices towards the outside of the domain: no ILA address may cross them."""
+
+    control_port: int = setting(settings.integer(1, 65535), 7444)
+    """UDP port of the control address."""
+
+    log: str = setting(log.form, "text")
+    """Form of log lines: 'text' or 'json'."""
+
+    host_path: HostPath = setting(_host_path, HostPath.STACK)
+    """The way of a packet through this host."""
+
+    next_hop: str = setting(_next_hop, "auto")
+    """'gateway' (routed underlay), 'neighbour' (shared layer 2) or 'auto' (found out)."""
+
+    reject_mark: int = setting(settings.integer(1, 0xFFFF_FFFF), 0x0100_0000)
+    """Packet mark, bits that nothing else on the host uses, of packets to identifiers that nothing maps."""
+
+    state_directory: Path = setting(settings.file_path, Path("/var/lib/ilanet"))
+    """Records that must survive a reboot."""
+
+    runtime_directory: Path = setting(settings.file_path, Path("/run/ilanet"))
+    """Where the CNI socket is."""
+
+    bpf_directory: Path = setting(settings.file_path, Path("/sys/fs/bpf/ilanet"))
+    """Pins of maps, programs and links; on a bpffs of the host, never of the agent's own container."""
+
+    bpf_object: Path = setting(settings.file_path, Path("/usr/lib/ilanet/ilanet.bpf.o"))
+    """The compiled BPF programs."""
+
+    http: str = setting(settings.endpoint, "[::]:9475")
+    """Where metrics, /healthz and /readyz are served."""
+
+    resync: float = setting(settings.seconds, 30.0)
+    """Seconds between two comparisons of the host with what is desired, where no event asks for one sooner."""
+
+    epoch_grace: float = setting(settings.seconds, 60.0)
+    """Seconds that mappings of an older epoch outlive a newer one: time for all nodes to fill etcd in again."""

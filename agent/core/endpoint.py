@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An endpoint's record: what this node must remember of a pod it wired, and its form on disk; pure."""
+
+from __future__ import annotations
+
+import enum
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from ila.address import Identifier
+from ila.mapping import Generation
+
+_VERSION = 1
+
+
+class RecordError(ValueError):
+    """A record on disk does not parse; the message quotes it."""
+
+
+class State(enum.Enum):
+    """Where an endpoint is in its life."""
+
+    WIRED = "wired"
+    """The pod is attached, and the controller knows."""
+
+    RELEASING = "releasing"
+    """The pod is gone from this node; the controller has not yet confirmed the release."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pod:
+    """Who owns the identifier: the uid, or namespace/name if the address is kept."""
+
+    namespace: str
+    name: str
+    uid: str
+    keep_address: bool
+
+    def __str__(self) -> str:
+        """Return the name that logs use."""
+        return f"{self.namespace}/{self.name}" if self.name else self.uid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """A pod's attachment on this node."""
+
+    container_id: str
+    interface: str
+    """Name inside the pod."""
+
+    host_name: str
+    """Name of the host's end."""
+
+    identifier: Identifier
+    pod: Pod
+    generation: Generation
+    """Of the mapping that Assign made: a mapping newer than this that points elsewhere ends the claim."""
+
+    mtu: int
+    """Bytes."""
+
+    state: State
+
+    def to_json(self) -> bytes:
+        """Return the record as it stands on disk."""
+        fields: dict[str, Any] = asdict(self)
+        fields["identifier"] = str(self.identifier)
+        fields["generation"] = [self.generation.epoch, self.generation.revision]
+        fields["state"] = self.state.value
+        return json.dumps({"version": _VERSION, **fields}, indent=1).encode()
+
+    @classmethod
+    def from_json(cls, raw: bytes) -> Self:
+        """Return the record read from disk; RecordError quotes what does not parse."""
+        try:
+            fields = json.loads(raw)
+            if fields.pop("version") != _VERSION:
+                raise ValueError("unknown version")
+            epoch, revision = fields.pop("generation")
+            return cls(
+                identifier=Identifier.parse(fields.pop("identifier")),
+                pod=Pod(**fields.pop("pod")),
+                generation=Generation(int(epoch), int(revision)),
+                state=State(fields.pop("state")),
+                **fields,
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RecordError(f"endpoint record {raw[:300]!r} does not parse: {error}") from error

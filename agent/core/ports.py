@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What services ask of the world beside the kernel: the controller and the disk; pure protocols and errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from agent.core.endpoint import Endpoint, Pod
+from ila.address import Identifier, Locator
+from ila.domain import Domain
+from ila.mapping import Generation
+
+
+class ControllerError(Exception):
+    """The controller could not be asked: the same call may succeed later."""
+
+
+class Refused(Exception):  # noqa: N818 - it is the controller's word, not a fault
+    """The controller refuses; the message is its reason.  `held` if another holder has the identifier."""
+
+    def __init__(self, message: str, *, held: bool = False) -> None:
+        super().__init__(message)
+        self.held = held
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """What the controller answers to Register: all a node needs to know of its domain."""
+
+    locator: Locator
+    domain: Domain
+    closed_ports: tuple[int, ...]
+
+
+class Controller(Protocol):
+    """Any replica of the controller; every call is idempotent and raises ControllerError or Refused."""
+
+    async def register(self, *, highest: Generation, held: Iterable[Endpoint]) -> Registration:
+        """Make this node known with what it has wired; return its registration."""
+
+    async def assign(self, *, pod: Pod, container_id: str, take_over: bool) -> tuple[Identifier, Generation]:
+        """Return the pod's identifier and the generation of the mapping that now points here."""
+
+    async def release(self, *, pod: Pod, container_id: str) -> None:
+        """End what the container holds."""
+
+
+class Records(Protocol):
+    """Durable files of this node; calls block for a disk write and raise OSError."""
+
+    def load(self) -> dict[str, bytes]:
+        """Return every record by its key."""
+
+    def save(self, key: str, raw: bytes) -> None:
+        """Write a record durably; it is there whole or not at all."""
+
+    def remove(self, key: str) -> None:
+        """Remove a record durably; one that is not there is no error."""

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""This node's endpoints in memory and on disk, and who may work on which; shared by the services that change them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager
+from weakref import WeakValueDictionary
+
+from agent.core.endpoint import Endpoint, RecordError, State
+from agent.core.ports import Records
+from agent.pool import uninterrupted
+
+
+class EndpointTable:
+    """Every endpoint by the name of its host link; what it says is on disk."""
+
+    def __init__(self, *, records: Records, pool: Executor) -> None:
+        self._records = records
+        self._pool = pool
+        self._endpoints: dict[str, Endpoint] = {}
+        self._busy: set[str] = set()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._edits = 0
+
+    @property
+    def edits(self) -> int:
+        """Rises with every operation that begins: equal before and after means that nothing was changed between."""
+        return self._edits
+
+    @property
+    def busy(self) -> bool:
+        """Whether an operation on any endpoint is under way."""
+        return bool(self._busy)
+
+    def load(self) -> None:
+        """Read the records of an earlier run; RecordError if one does not parse: nothing is guessed."""
+        for name, raw in self._records.load().items():
+            try:
+                endpoint = Endpoint.from_json(raw)
+            except RecordError as error:
+                raise RecordError(f"{name}: {error}") from error
+            self._endpoints[endpoint.host_name] = endpoint
+
+    def get(self, name: str) -> Endpoint | None:
+        """Return the endpoint of a host link, None if there is none."""
+        return self._endpoints.get(name)
+
+    def names(self) -> set[str]:
+        """Return the host links of all endpoints, also of those that are being released."""
+        return set(self._endpoints)
+
+    def all(self) -> list[Endpoint]:
+        """Return every endpoint."""
+        return list(self._endpoints.values())
+
+    def wired(self) -> list[Endpoint]:
+        """Return the endpoints that are attached."""
+        return [endpoint for endpoint in self._endpoints.values() if endpoint.state is State.WIRED]
+
+    def releasing(self) -> list[Endpoint]:
+        """Return the endpoints that the controller is still to hear of."""
+        return [endpoint for endpoint in self._endpoints.values() if endpoint.state is State.RELEASING]
+
+    def identifiers(self) -> set[int]:
+        """Return the identifiers of the attached endpoints."""
+        return {endpoint.identifier.value for endpoint in self.wired()}
+
+    async def save(self, endpoint: Endpoint) -> None:
+        """Write an endpoint, durably; OSError leaves the table as it was."""
+        await uninterrupted(self._pool, self._records.save, endpoint.host_name, endpoint.to_json())
+        self._endpoints[endpoint.host_name] = endpoint
+
+    async def remove(self, endpoint: Endpoint) -> None:
+        """Forget an endpoint, if the table still says exactly this of it."""
+        if self._endpoints.get(endpoint.host_name) == endpoint:
+            await uninterrupted(self._pool, self._records.remove, endpoint.host_name)
+            del self._endpoints[endpoint.host_name]
+
+    @asynccontextmanager
+    async def exclusively(self, container_id: str, name: str) -> AsyncIterator[None]:
+        """Hold a container: one operation at a time on each, any number at once on others."""
+        lock = self._locks.setdefault(container_id, asyncio.Lock())
+        async with lock:
+            self._busy.add(name)
+            self._edits += 1
+            try:
+                yield
+            finally:
+                self._busy.discard(name)

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A host's routes, neighbours and sysctls: read back, compare, apply; implements core.network.HostNetworking.
+
+Every call works in the namespace of the calling thread: the host's.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+from collections.abc import Iterable, Sequence
+
+from agent.core.network import Device, Hop, HostState, Neighbour, NetworkError, Route
+from agent.core.ports import Records
+from agent.kernel import rtnetlink, sysctl
+from agent.kernel.netlink import NetlinkError, Request, Socket
+from agent.kernel.wiring import find_link, marked_links
+
+_NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL)
+"""What a look-up answers where there is no route, or an unreachable, prohibiting or black hole one."""
+
+_GONE = (errno.ENODEV, errno.ESRCH, errno.ENOENT)
+
+
+class KernelHost:
+    """The kernel's side of a host's network."""
+
+    def __init__(self, *, records: Records) -> None:
+        """Keep what sysctls were before in `records`, which hold nothing else."""
+        self._sysctls = sysctl.SavedSysctls(records=records)
+
+    def device(self, name: str) -> Device:
+        """Return the device of that name; NetworkError if there is none."""
+        with Socket.open() as netlink:
+            link = find_link(netlink, name)
+        if link is None:
+            raise NetworkError(f"device {name!r} does not exist on this host")
+        return Device(name=link.name, index=link.index, mtu=link.mtu, mac=link.mac, up=link.up)
+
+    def lookup(self, address: ipaddress.IPv6Address) -> Hop | None:
+        """Return where a packet to the address would go; None if nowhere."""
+        with Socket.open() as netlink:
+            try:
+                listed = rtnetlink.parse_route(netlink.get(rtnetlink.find_route(address))[1])
+            except NetlinkError as error:
+                if error.errno in _NO_ROUTE:
+                    return None
+                raise
+        return Hop(
+            device=listed.route.device,
+            gateway=listed.route.gateway,
+            source=listed.route.source,
+            ours=listed.protocol == rtnetlink.ROUTE_PROTOCOL,
+        )
+
+    def reconcile(self, desired: HostState) -> Sequence[str]:
+        """Read back, compare, apply; return in words what was changed (see core.network.HostNetworking)."""
+        with Socket.open() as netlink:
+            changes = sysctl.wanted(_with_learnt_routes(netlink, desired.underlay))
+            self._sysctls.apply(changes)
+            words = [f"sysctl {name} = {value}" for name, value in changes.items()]
+            pods = {link.index for link in marked_links(netlink)}
+            words += _reconcile_neighbours(netlink, desired, pods)
+            words += _reconcile_routes(netlink, desired, pods)
+        return words
+
+    def uninstall(self) -> None:
+        """Remove all links, routes and neighbours that bear our mark, and restore the sysctls."""
+        with Socket.open() as netlink:
+            requests = [rtnetlink.delete_link(link.index, link.name) for link in marked_links(netlink)]
+            _apply(netlink, requests)
+            _apply(netlink, [rtnetlink.delete_route(route) for route in _our_routes(netlink)])
+            _apply(netlink, [rtnetlink.delete_neighbour(found) for found in _our_neighbours(netlink)])
+        self._sysctls.restore()
+
+
+def _with_learnt_routes(netlink: Socket, underlay: Sequence[str]) -> list[str]:
+    """Return the underlay devices and every other one that routes were learnt on from router advertisements."""
+    listed = map(rtnetlink.parse_route, netlink.dump(rtnetlink.dump_routes(rtnetlink.RA_PROTOCOL)))
+    learnt = {found.route.device for found in listed}
+    if not learnt:
+        return list(underlay)
+    links = map(rtnetlink.parse_link, netlink.dump(rtnetlink.dump_links()))
+    names = {link.name for link in links if link.index in learnt}
+    return [*underlay, *sorted(names.difference(underlay))]
+
+
+def _our_routes(netlink: Socket) -> set[Route]:
+    listed = map(rtnetlink.parse_route, netlink.dump(rtnetlink.dump_routes(rtnetlink.ROUTE_PROTOCOL)))
+    return {found.route for found in listed if found.protocol == rtnetlink.ROUTE_PROTOCOL}
+
+
+def _our_neighbours(netlink: Socket) -> set[Neighbour]:
+    listed = map(rtnetlink.parse_neighbour, netlink.dump(rtnetlink.dump_neighbours()))
+    return {neighbour for neighbour, permanent, ours in listed if ours and permanent}
+
+
+def _reconcile_neighbours(netlink: Socket, state: HostState, pods: set[int]) -> list[str]:
+    desired = state.neighbours
+    present = _our_neighbours(netlink)
+    missing = sorted(desired - present, key=str)
+    keys = {(wanted.address, wanted.device) for wanted in desired}
+    extra = [
+        found
+        for found in sorted(present - desired, key=str)
+        if state.complete and (found.address, found.device) not in keys and found.device not in pods
+    ]
+    _apply(netlink, [rtnetlink.put_neighbour(wanted) for wanted in missing])
+    _apply(netlink, [rtnetlink.delete_neighbour(found) for found in extra])
+    return _words("neighbour", (str(wanted.address) for wanted in missing), (str(found.address) for found in extra))
+
+
+def _reconcile_routes(netlink: Socket, state: HostState, pods: set[int]) -> list[str]:
+    desired = state.routes
+    present = _our_routes(netlink)
+    taken = {(found.destination, found.metric) for found in present}
+    missing = sorted(desired - present, key=str)
+    keys = {(wanted.destination, wanted.metric) for wanted in desired}
+    extra = [
+        found
+        for found in sorted(present - desired, key=str)
+        if state.complete and (found.destination, found.metric) not in keys and found.device not in pods
+    ]
+    requests = [
+        rtnetlink.put_route(wanted) if (wanted.destination, wanted.metric) in taken else rtnetlink.add_route(wanted)
+        for wanted in missing
+    ]
+    failures = _failures(netlink, requests)
+    if any(error.errno == errno.EEXIST for error in failures):
+        # a pod wired since we read has brought its route along
+        still = {f"route to {wanted.destination}" for wanted in desired - _our_routes(netlink)}
+        failures = [error for error in failures if error.what in still]
+    _apply(netlink, [rtnetlink.delete_route(found) for found in extra])
+    _raise(failures)
+    return _words("route", (str(wanted.destination) for wanted in missing), (str(found.destination) for found in extra))
+
+
+def _words(what: str, added: Iterable[str], removed: Iterable[str]) -> list[str]:
+    return [f"{what} {name} set" for name in added] + [f"{what} {name} removed" for name in removed]
+
+
+def _failures(netlink: Socket, requests: Sequence[Request]) -> list[NetlinkError]:
+    """Carry out all requests; return the failures that matter: an object that is gone meanwhile does not."""
+    return [error for error in netlink.attempt(requests) if error is not None and error.errno not in _GONE]
+
+
+def _raise(failures: Sequence[NetlinkError]) -> None:
+    if failures:
+        raise NetworkError("; ".join(str(error) for error in failures)) from failures[0]
+
+
+def _apply(netlink: Socket, requests: Sequence[Request]) -> None:
+    _raise(_failures(netlink, requests))

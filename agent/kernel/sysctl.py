@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sysctls that ilanet changes, with what they were before on disk; for agent/kernel/host.py."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from agent.core.network import NetworkError
+from agent.core.ports import Records
+
+_ROOT = Path("/proc/sys")
+_IPV6 = _ROOT / "net/ipv6/conf"
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+_RECORD = "sysctls"
+FORWARDING = "net/ipv6/conf/all/forwarding"
+
+
+def read(name: str) -> str | None:
+    """Return the value of a sysctl, named as its path below /proc/sys; None if there is none."""
+    try:
+        return (_ROOT / name).read_text().strip()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise NetworkError(f"sysctl {name}: {error.strerror}") from error
+
+
+def write(name: str, value: str) -> None:
+    """Set a sysctl; NetworkError names it."""
+    try:
+        (_ROOT / name).write_text(value)
+    except OSError as error:
+        raise NetworkError(f"sysctl {name} = {value}: {error.strerror}") from error
+
+
+def wanted(underlay: Iterable[str]) -> dict[str, str]:
+    """Return what has to change, in order: turning forwarding on deletes routes learnt where accept_ra is 1."""
+    changes = {}
+    for device in underlay:
+        name = f"net/ipv6/conf/{device}/accept_ra"
+        if read(name) == "1":
+            changes[name] = "2"
+    if read(FORWARDING) != "1":
+        changes[FORWARDING] = "1"
+    return changes
+
+
+class SavedSysctls:
+    """Changes sysctls, and remembers durably, before the first change, what they were in this boot."""
+
+    def __init__(self, *, records: Records) -> None:
+        self._records = records
+
+    def apply(self, changes: Mapping[str, str]) -> None:
+        """Save what is not saved yet, then set them in the given order."""
+        if not changes:
+            return
+        before = self._load()
+        for name in changes:
+            # the kernel copies `all` to `default` and to every interface
+            copies = sorted(f"net/ipv6/conf/{path.name}/forwarding" for path in _IPV6.iterdir())
+            for affected in [name, *copies] if name == FORWARDING else [name]:
+                value = read(affected)
+                if value is not None:
+                    before.setdefault(affected, value)
+        record = {"boot": _boot(), "before": before}
+        self._records.save(_RECORD, json.dumps(record, indent=1).encode())
+        for name, value in changes.items():
+            write(name, value)
+
+    def restore(self) -> None:
+        """Set everything to what it was before, forwarding first, and forget; a gone interface does not matter."""
+        before = self._load()
+        for name in sorted(before, key=lambda name: (name != FORWARDING, not name.endswith("/forwarding"), name)):
+            value = read(name)
+            if value is not None and value != before[name]:
+                write(name, before[name])
+        self._records.remove(_RECORD)
+
+    def _load(self) -> dict[str, str]:
+        raw = self._records.load().get(_RECORD)
+        if raw is None:
+            return {}
+        try:
+            record = json.loads(raw)
+            before = {str(name): str(value) for name, value in record["before"].items()}
+            boot = record["boot"]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise NetworkError(f"record {_RECORD} of sysctls does not parse: {raw[:300]!r}") from error
+        return before if boot == _boot() else {}
+
+
+def _boot() -> str:
+    return _BOOT.read_text().strip()

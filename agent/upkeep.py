@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps the kernel at what the endpoint table says: after a restart, a drift, or news that a claim has moved."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections.abc import Mapping
+from concurrent.futures import Executor
+
+from agent.core.claims import Locate, is_active, pod_link, wanted_entries
+from agent.core.datapath import Datapath, EndpointEntry
+from agent.core.network import HostLink, PodRoute, Wiring
+from agent.core.ports import Registration
+from agent.core.status import Status
+from agent.endpoint_table import EndpointTable
+from agent.pool import uninterrupted
+
+log = logging.getLogger("ilanet.upkeep")
+
+
+class Upkeep:
+    """The reconciling side of endpoints: reads back, compares, applies."""
+
+    def __init__(
+        self,
+        *,
+        address: ipaddress.IPv6Address,
+        datapath: Datapath,
+        wiring: Wiring,
+        table: EndpointTable,
+        locate: Locate,
+        status: Status,
+        pool: Executor,
+    ) -> None:
+        self._address = address
+        self._datapath = datapath
+        self._wiring = wiring
+        self._table = table
+        self._locate = locate
+        self._status = status
+        self._pool = pool
+
+    async def routes(self) -> list[PodRoute]:
+        """Return the host's way to each attached endpoint."""
+        registration = self._status.registration
+        if registration is None:
+            return []
+        links = await self._links()
+        routes = []
+        for endpoint in self._table.wired():
+            if link := links.get(endpoint.host_name):
+                pod = pod_link(endpoint, registration, self._address)
+                routes.append(PodRoute(address=pod.address, device=link.index, mac=pod.pod_mac))
+        return routes
+
+    async def step(self) -> None:
+        """Attach and write what is missing; take away what nothing wants, if no ADD or DEL is under way."""
+        registration = self._status.registration
+        if registration is None:
+            return
+        edits = self._table.edits
+        links = await self._links()
+        quiet = edits == self._table.edits and not self._table.busy
+        wanted = wanted_entries(
+            self._table.all(),
+            links=links,
+            own=registration.locator,
+            locate=self._locate,
+            pod_link=lambda endpoint: pod_link(endpoint, registration, self._address),
+        )
+        self._write(wanted)
+        self._delete(wanted, registration, quiet=quiet)
+        if quiet:
+            await self._remove_strays(links)
+
+    def _write(self, wanted: Mapping[int, EndpointEntry]) -> None:
+        attached = self._datapath.attached()
+        for entry in wanted.values():
+            if entry.interface_index not in attached:
+                self._datapath.attach_pod(entry.interface_index)
+        have = self._datapath.read_endpoints()
+        for identifier, entry in wanted.items():
+            if have.get(identifier) != entry:
+                self._datapath.write_endpoint(identifier, entry)
+
+    def _delete(self, wanted: Mapping[int, EndpointEntry], registration: Registration, *, quiet: bool) -> None:
+        """Close what has moved away at once; the rest only when no operation could have just made it."""
+        moved = {
+            endpoint.identifier.value
+            for endpoint in self._table.wired()
+            if not is_active(endpoint, own=registration.locator, locate=self._locate)
+        }
+        for identifier in self._datapath.read_endpoints().keys() - wanted.keys():
+            if quiet or identifier in moved:
+                self._datapath.delete_endpoint(identifier)
+
+    async def _remove_strays(self, links: Mapping[str, HostLink]) -> None:
+        """Remove links that bear our mark and belong to no endpoint: an ADD was killed half way."""
+        for name in links.keys() - self._table.names():
+            async with self._table.exclusively(links[name].container_id, name):
+                if self._table.get(name) is None:
+                    log.warning("link %s belongs to no endpoint: removed", name)
+                    await uninterrupted(self._pool, self._wiring.unwire, name)
+
+    async def _links(self) -> dict[str, HostLink]:
+        return {link.name: link for link in await uninterrupted(self._pool, self._wiring.links)}

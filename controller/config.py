@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The controller's settings, validated once and whole; for the composition root."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ila import log, settings
+from ila.address import ChecksumMode
+from ila.channel import target
+from ila.domain import Domain
+from ila.settings import Peer, setting
+
+_MOST_CLOSED_PORTS = 16
+
+
+def _domain(value: object) -> Domain:
+    """Parse the table of sir_prefix, locator_space and checksum_mode, as text."""
+    texts = settings.table(DomainTexts)(value)
+    return Domain.parse(
+        sir_prefix=texts.sir_prefix, locator_space=texts.locator_space, checksum_mode=texts.checksum_mode
+    )
+
+
+def _pool(value: object) -> ipaddress.IPv6Network:
+    pool = ipaddress.IPv6Network(settings.text(value))
+    if pool.prefixlen > 64:
+        raise ValueError("must be a prefix of at most 64 bits")
+    return pool
+
+
+def _ports(value: object) -> tuple[int, ...]:
+    if not isinstance(value, list) or len(value) > _MOST_CLOSED_PORTS:
+        raise ValueError(f"must be a list of at most {_MOST_CLOSED_PORTS} ports")
+    return tuple(settings.integer(1, 65535)(port) for port in value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainTexts:
+    """The domain as it stands in the file."""
+
+    sir_prefix: str = setting(settings.text)
+    """The /64 that applications see."""
+
+    locator_space: tuple[str, ...] = setting(settings.texts)
+    """Prefixes of at most 64 bits that all locators lie in."""
+
+    checksum_mode: str = setting(settings.text, ChecksumMode.NEUTRAL_MAP.value)
+    """The same on all nodes for ever: it cannot be changed while pods run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControllerConfig:
+    """Everything a controller is told.  All replicas of a domain must be told the same domain."""
+
+    listen: str = setting(settings.endpoint)
+    """'[address]:port' where agents call."""
+
+    etcd: Peer = setting(settings.table(Peer))
+    """The etcd that holds the records."""
+
+    domain: Domain = setting(_domain)
+    """What all nodes agree on; compared with what etcd was filled for."""
+
+    certificate: Path | None = setting(settings.file_path, None)
+    """PEM file of our certificate; read again when it changes."""
+
+    key: Path | None = setting(settings.file_path, None)
+    """PEM file of the certificate's private key."""
+
+    client_ca: Path | None = setting(settings.file_path, None)
+    """PEM file of the authority that signed the nodes' certificates (common name 'ilanet:node:<name>')."""
+
+    insecure: bool = setting(settings.flag, default=False)
+    """Plaintext, and every caller may act for every node; refused unless `listen` is a loopback address."""
+
+    locator_pool: ipaddress.IPv6Network | None = setting(_pool, None)
+    """Prefix inside the locator space from which nodes that declare no locator get one; none: all must declare."""
+
+    closed_ports: tuple[int, ...] = setting(_ports, ())
+    """TCP and UDP ports of ilanet and its etcd on node addresses, closed to pods; at most 16 (a BPF constant)."""
+
+    log: str = setting(log.form, "text")
+    """Form of log lines: 'text' or 'json'."""
+
+    grace: float = setting(settings.seconds, 5.0)
+    """Seconds that calls in flight have to end after SIGTERM."""
+
+    def __post_init__(self) -> None:
+        """Refuse, with ValueError, settings that contradict each other."""
+        target(self.etcd.endpoints)
+        files = (self.certificate, self.key, self.client_ca)
+        if self.insecure and any(files):
+            raise ValueError("insecure = true contradicts certificate, key and client_ca")
+        if self.insecure and not settings.is_loopback(self.listen):
+            raise ValueError(f"insecure = true is for loopback only; listen = {self.listen!r} is not")
+        if not self.insecure and not all(files):
+            raise ValueError("needs certificate, key and client_ca (or insecure = true on loopback)")
+        pool = self.locator_pool
+        if pool is not None and not any(pool.subnet_of(space) for space in self.domain.locator_space):
+            raise ValueError(f"locator_pool {pool} does not lie in the locator space")

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decides who holds an identifier: assign, release, and claims that a lost etcd must learn again; pure.
+
+owner in etcd          Assign                              Release
+none                   new identifier                      nothing to do
+held, same container   same answer, mapping repaired       uid: all removed; name: released, mapping removed
+held, another one      refused, or taken over              nothing to do: the late release of an old holder
+released               same identifier, new mapping        nothing to do
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from controller.core.decision import Plan, Reason, Refused, View
+from ila import mapping
+from ila.address import LUID, Identifier
+from ila.mapping import Generation, Node, Owner, OwnerName, OwnerState
+from ila.store import Transaction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """Who asks: a container on a node, for an owner."""
+
+    owner: OwnerName
+    node: str
+    container: str
+
+    def __str__(self) -> str:
+        """Return the form that logs use."""
+        return f"owner={self.owner} node={self.node} container={self.container}"
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """An identifier and the generation of the mapping that points at the holder's node."""
+
+    identifier: Identifier
+    generation: Generation
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a node says it holds, from its own records."""
+
+    holder: Holder
+    identifier: Identifier
+    generation: Generation
+    """Of the assignment; (0, 0) if the node does not know."""
+
+
+def random_identifier(below: Callable[[int], int]) -> Identifier:
+    """Return an identifier that nobody is likely to have: LUID, no C-bit, low 16 bits not zero.
+
+    `below(n)` returns a random number from 0 to n - 1 (secrets.randbelow).
+    """
+    return Identifier(LUID << 61 | below(1 << 44) << 16 | 1 + below(0xFFFF))
+
+
+def holder_keys(holder: Holder) -> tuple[bytes, ...]:
+    """Return what assign() and release() read, beside the foundation and the owner's mapping."""
+    return (mapping.node_key(holder.node), mapping.owner_key(holder.owner))
+
+
+def assign(view: View, holder: Holder, *, take_over: bool, fresh: Identifier) -> Assigned | Plan:
+    """Give the holder its identifier, `fresh` if the owner has none yet.
+
+    Refused if the node is not registered, or another container holds the identifier and `take_over` is false.
+    """
+    node = view.node(holder.node)
+    if node is None:
+        raise Refused(Reason.NOT_NOW, f"node {holder.node!r} is not registered")
+    owner = view.owner(holder.owner)
+    if owner is None:
+        return _hold(view, holder, node, fresh, f"assigned identifier={fresh} {holder}: new")
+    if owner.state is OwnerState.RELEASED:
+        return _hold(view, holder, node, owner.identifier, f"assigned identifier={owner.identifier} {holder}: kept")
+    if not _holds(owner, holder):
+        if not take_over:
+            raise Refused(
+                Reason.NOT_NOW,
+                f"identifier {owner.identifier} of {holder.owner} is held by container {owner.container!r} "
+                f"on node {owner.node!r}, which has not released it",
+            )
+        what = f"assigned identifier={owner.identifier} {holder}: from node={owner.node} container={owner.container}"
+        return _hold(view, holder, node, owner.identifier, what)
+    if view.mapping(owner.identifier) != node.locator:
+        what = f"assigned identifier={owner.identifier} {holder}: mapping repaired"
+        return _hold(view, holder, node, owner.identifier, what)
+    return Assigned(owner.identifier, view.generation_of(mapping.mapping_key(owner.identifier)))
+
+
+def release(view: View, holder: Holder) -> Plan | None:
+    """End what the holder holds; None if it is not the holder."""
+    owner = view.owner(holder.owner)
+    if owner is None or owner.state is OwnerState.RELEASED or not _holds(owner, holder):
+        return None
+    key = mapping.owner_key(holder.owner)
+    mapped = mapping.mapping_key(owner.identifier)
+    what = f"released identifier={owner.identifier} {holder}"
+    if not holder.owner.keeps_address:
+        gone = frozenset((key, mapped, mapping.taken_identifier_key(owner.identifier)))
+        return Plan(Transaction(view.expected(key), deletes=gone), f"{what}: removed")
+    kept = Owner(
+        identifier=owner.identifier,
+        node=owner.node,
+        container=owner.container,
+        state=OwnerState.RELEASED,
+        epoch=view.epoch,
+    )
+    transaction = Transaction(view.expected(key), {key: mapping.encode_owner(kept)}, frozenset((mapped,)))
+    return Plan(transaction, f"{what}: kept for {holder.owner}")
+
+
+def identifier_keys(identifier: Identifier) -> tuple[bytes, ...]:
+    """Return what assign() reads of the identifier that the owner has, beside holder_keys()."""
+    return (mapping.mapping_key(identifier), mapping.taken_identifier_key(identifier))
+
+
+def claim_keys(claim: Claim) -> tuple[bytes, ...]:
+    """Return what restore() reads, beside the foundation."""
+    return (*holder_keys(claim.holder), *identifier_keys(claim.identifier))
+
+
+def restore(view: View, claim: Claim) -> Plan | None:
+    """Write a claim back that etcd has lost; None if etcd has it.  Refused if it is another's by now.
+
+    Within an epoch etcd loses nothing, so only a claim of an earlier epoch can be missing.  Against a record of
+    another holder the newer one wins: after a restore from a snapshot the record is the older one.
+    """
+    holder, identifier = claim.holder, claim.identifier
+    node = view.node(holder.node)
+    if node is None:
+        raise Refused(Reason.NOT_NOW, f"node {holder.node!r} is not registered")
+    taken = view.text(mapping.taken_identifier_key(identifier))
+    if taken not in (None, holder.owner.text):
+        raise Refused(Reason.TAKEN, f"identifier {identifier} is of {taken} now, not of {holder.owner}")
+    owner = view.owner(holder.owner)
+    what = f"restored identifier={identifier} {holder} claim={claim.generation}"
+    if owner is None:
+        if claim.generation.epoch >= view.epoch:
+            raise Refused(Reason.TAKEN, f"identifier {identifier} of {holder.owner} was released in epoch {view.epoch}")
+        return _hold(view, holder, node, identifier, f"{what}: missing")
+    if owner.state is OwnerState.HELD and owner.identifier == identifier and _holds(owner, holder):
+        if taken and view.mapping(identifier) == node.locator:
+            return None
+        return _hold(view, holder, node, identifier, f"{what}: mapping repaired")
+    written = Generation(owner.epoch, view.reading.revision_of(mapping.owner_key(holder.owner)))
+    if claim.generation <= written:
+        raise Refused(
+            Reason.TAKEN,
+            f"{holder.owner} has identifier {owner.identifier}, {owner.state.value} by container "
+            f"{owner.container!r} on node {owner.node!r} at {written}, newer than the claim of {identifier} "
+            f"at {claim.generation}",
+        )
+    plan = _hold(view, holder, node, identifier, f"{what}: record of {written} is older")
+    if owner.identifier == identifier:
+        return plan
+    old = frozenset((mapping.mapping_key(owner.identifier), mapping.taken_identifier_key(owner.identifier)))
+    transaction = Transaction(plan.transaction.expected, plan.transaction.puts, old)
+    return Plan(transaction, plan.what, plan.identifier)
+
+
+def _holds(owner: Owner, holder: Holder) -> bool:
+    return (owner.node, owner.container) == (holder.node, holder.container)
+
+
+def _hold(view: View, holder: Holder, node: Node, identifier: Identifier, what: str) -> Plan:
+    """Return the plan that makes the holder hold, and points the mapping at its node."""
+    key = mapping.owner_key(holder.owner)
+    mapped, taken = mapping.mapping_key(identifier), mapping.taken_identifier_key(identifier)
+    owner = Owner(
+        identifier=identifier,
+        node=holder.node,
+        container=holder.container,
+        state=OwnerState.HELD,
+        epoch=view.epoch,
+    )
+    puts = {
+        key: mapping.encode_owner(owner),
+        taken: holder.owner.text.encode(),
+        mapped: mapping.encode_mapping(node.locator),
+    }
+    return Plan(Transaction(view.expected(mapping.node_key(holder.node), key, mapped, taken), puts), what, identifier)

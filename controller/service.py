@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Executes decisions: reads what they need, commits what they plan, and decides again when something had changed."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import random
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from controller.core import assignment, registration
+from controller.core.assignment import Assigned, Claim, Holder
+from controller.core.decision import Plan, Reason, Refused, View, foundation, foundation_keys
+from controller.core.registration import Registration
+from ila import mapping
+from ila.address import Locator
+from ila.domain import Domain
+from ila.mapping import Generation, Node
+from ila.store import Store, StoreUnavailable
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A node's record, and where etcd was when the answer was made."""
+
+    node: Node
+    generation: Generation
+
+
+class Service:
+    """Register, assign and release; every call is idempotent and raises Refused or StoreError."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        domain: Domain,
+        locator_pool: ipaddress.IPv6Network | None,
+        attempts: int = 30,
+        jitter: float = 0.02,
+    ) -> None:
+        """Take the number of decisions a call may need while others change the same records.
+
+        jitter: seconds, the longest pause after the first failed commit; it doubles up to 16 times that.
+        """
+        self._store = store
+        self._domain = domain
+        self._pool = locator_pool
+        self._attempts = attempts
+        self._jitter = jitter
+        self._seen = Generation(0, 0)
+
+    async def start(self) -> Generation:
+        """Fill an empty etcd, or check that it was filled for the same domain; return where it is."""
+        view = await self._repeat(lambda _: self._view(()))
+        return view.generation
+
+    async def register(self, request: Registration, claims: Sequence[Claim]) -> Registered:
+        """Give the node its locator, raise the epoch if it has seen a later one, write lost claims back."""
+        registration.check(request, domain=self._domain)
+        node = await self._repeat(lambda attempt: self._register(request, attempt))
+        for claim, view in await self._lost(claims):
+            await self._restore(claim, view)
+        view = await self._repeat(lambda _: self._view(()))
+        return Registered(node, view.generation)
+
+    async def assign(self, holder: Holder, *, take_over: bool) -> Assigned:
+        """Give the holder its identifier, and point the mapping at its node."""
+        return await self._repeat(lambda _: self._assign(holder, take_over=take_over))
+
+    async def release(self, holder: Holder) -> None:
+        """End what the holder holds."""
+        await self._repeat(lambda _: self._release(holder))
+
+    async def _register(self, request: Registration, attempt: int) -> Node | None:
+        key = mapping.node_key(request.node)
+        view = await self._view((key,), request=request)
+        if view is None:
+            return None
+        locator = registration.locator_of(view, request) or await self._choose(request, attempt)
+        view = await self._view((key, mapping.taken_locator_key(locator)))
+        if view is None or registration.locator_of(view, request) not in (None, locator):
+            return None
+        left = registration.left_locator(view, request)
+        in_use = left is not None and await self._store.has_value(mapping.MAPPINGS, mapping.encode_mapping(left))
+        decision = registration.register(view, request, locator, left_in_use=in_use)
+        if isinstance(decision, Node):
+            return decision
+        done = await self._commit(decision, view.epoch)
+        return (
+            None
+            if done is None
+            else Node(name=request.node, locator=locator, address=request.address, port=request.port)
+        )
+
+    async def _choose(self, request: Registration, attempt: int) -> Locator:
+        """Choose a free locator: the lowest, and after lost races one among the next few."""
+        if self._pool is None:
+            raise Refused(
+                Reason.NOT_NOW, f"node {request.node!r} declares no locator, and this controller has no locator_pool"
+            )
+        taken = [Locator(mapping.last_number(key)) for key in await self._store.read_keys(mapping.TAKEN_LOCATORS)]
+        skip = random.randrange(1 << min(attempt, 8))  # noqa: S311 - spreads racing nodes, keeps no secret
+        locator = registration.choose(self._pool, taken, skip=skip)
+        if locator is None:
+            raise Refused(Reason.EXHAUSTED, f"locator pool {self._pool} has none left for node {request.node!r}")
+        return locator
+
+    async def _lost(self, claims: Sequence[Claim]) -> list[tuple[Claim, View]]:
+        """Return the claims that etcd does not have as they are, with what was read; refused ones are logged."""
+        if not claims:
+            return []
+        keys = dict.fromkeys(key for claim in claims for key in assignment.claim_keys(claim))
+        view = await self._repeat(lambda _: self._view(tuple(keys)))
+        return [(claim, view) for claim in claims if _lost_claim(view, claim)]
+
+    async def _restore(self, claim: Claim, first: View) -> None:
+        """Write one claim back; one that is another's by now is logged and left."""
+
+        async def once(attempt: int) -> bool | None:
+            view = first if not attempt else await self._view(assignment.claim_keys(claim))
+            if view is None:
+                return None
+            plan = _lost_claim(view, claim)
+            if plan is None:
+                return True
+            return None if await self._commit(plan, view.epoch) is None else True
+
+        await self._repeat(once)
+
+    async def _assign(self, holder: Holder, *, take_over: bool) -> Assigned | None:
+        keys = assignment.holder_keys(holder)
+        view = await self._view(keys)
+        owner = None if view is None else view.owner(holder.owner)
+        if owner is not None:
+            view = await self._view((*keys, *assignment.identifier_keys(owner.identifier)))
+        if view is None:
+            return None
+        fresh = assignment.random_identifier(secrets.randbelow)
+        decision = assignment.assign(view, holder, take_over=take_over, fresh=fresh)
+        if isinstance(decision, Assigned):
+            return decision
+        revision = await self._commit(decision, view.epoch)
+        if revision is None or decision.identifier is None:
+            return None
+        return Assigned(decision.identifier, Generation(view.epoch, revision))
+
+    async def _release(self, holder: Holder) -> bool | None:
+        view = await self._view(assignment.holder_keys(holder))
+        if view is None:
+            return None
+        plan = assignment.release(view, holder)
+        if plan is None:
+            log.info("release changes nothing: not the holder: %s", holder)
+            return True
+        return None if await self._commit(plan, view.epoch) is None else True
+
+    async def _view(self, keys: Sequence[bytes], *, request: Registration | None = None) -> View | None:
+        """Read these records and the foundation; None if the foundation had to be laid first: read again."""
+        seen = self._seen
+        view = View(await self._store.read((*foundation_keys(), *keys)))
+        if request is not None:
+            registration.check_highest(request, view)
+            seen = max(seen, request.highest)
+        plan = foundation(view, domain=self._domain, seen=seen)
+        if plan is not None:
+            log.warning("etcd is empty or went back: seen=%s found=%s", seen, view.generation)
+            await self._commit(plan, 0)
+            return None
+        self._seen = max(self._seen, view.generation)
+        return view
+
+    async def _commit(self, plan: Plan, epoch: int) -> int | None:
+        """Do what was planned in this epoch and return its revision; None if something had changed."""
+        revision = await self._store.commit(plan.transaction)
+        if revision is not None:
+            self._seen = max(self._seen, Generation(epoch, revision))
+            log.info("%s revision=%d", plan.what, revision)
+        return revision
+
+    async def _repeat(self, decide: Callable[[int], Awaitable[T | None]]) -> T:
+        """Decide until it holds: None means that something had changed in between."""
+        for attempt in range(self._attempts):
+            result = await decide(attempt)
+            if result is not None:
+                return result
+            pause = self._jitter * (1 << min(attempt, 4))
+            await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - spreads racing calls
+        raise StoreUnavailable(f"the records changed {self._attempts} times while this was decided: try again")
+
+
+def _lost_claim(view: View, claim: Claim) -> Plan | None:
+    try:
+        return assignment.restore(view, claim)
+    except Refused as error:
+        log.warning("claim not restored: %s: %s", claim.holder, error)
+        return None

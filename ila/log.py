@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Log lines on standard error, as text or as JSON; for the composition roots only."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object per line: time, level, logger, message, and the traceback if there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        fields = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(fields)
+
+
+def form(value: object) -> str:
+    """Parse the setting: 'text' or 'json'."""
+    if value not in ("text", "json"):
+        raise ValueError("must be 'text' or 'json'")
+    return str(value)
+
+
+def set_up(chosen: str, *, level: int = logging.INFO) -> None:
+    """Send all log lines to standard error in the chosen form."""
+    to_stderr = logging.StreamHandler()
+    text = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s %(message)s")
+    to_stderr.setFormatter(JsonLines() if chosen == "json" else text)
+    logging.basicConfig(level=level, handlers=[to_stderr], force=True)

@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole ilanet on one machine: underlay, hosts, etcd, controllers and agents as real processes, and pods."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from agent.kernel.namespace import in_namespace
+from ila.domain import Domain
+from ila.settings import Peer
+from lab import controller as lab_controller
+from lab import etcd as lab_etcd
+from lab.authority import Authority
+from lab.controller import ControllerProcess, ControllerSetting, lines, peer_lines
+from lab.etcd import Etcd, Place
+from lab.fabric import Fabric, Host, Shape
+from lab.namespace import CommandError, Namespace, run
+from lab.process import SOURCE, Process, stop_all, stop_noted
+from lab.runtime import Pod
+
+STATE = Path("/run/ilanet-lab")
+DOMAIN = Domain.parse(sir_prefix="fd00:10:244::/64", locator_space=["fd00:c0de::/48"], checksum_mode="neutral-map")
+CONTROLLER_PORT = 7443
+ETCD_PORTS = (2379, 2380)
+METRICS_PORT = 9475
+CLOSED_PORTS = (*ETCD_PORTS, CONTROLLER_PORT, 7444)
+"""Closed to pods on every node address."""
+
+
+class Cluster:
+    """The lab's cluster called `name`; start() brings it up, close() removes every trace of it."""
+
+    def __init__(
+        self,
+        *,
+        name: str = "ilanet",
+        hosts: int = 3,
+        shape: Shape = Shape.ROUTED,
+        controllers: int = 2,
+        domain: Domain = DOMAIN,
+        mtu: int = 1500,
+        agent_settings: Mapping[str, object] | None = None,
+        durable: Path | None = None,
+        etcd_options: Sequence[str] = (),
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Take the shape of it; `agent_settings` go into every agent's settings, `say` hears of each step.
+
+        durable: a folder, removed by close(), where etcd and agents keep what must survive; given one, etcd writes
+        through to the disk (fsync), as it does outside of tests.  etcd_options: words of etcd's command line.
+        """
+        self.name = name
+        self.directory = STATE / name
+        self.domain = domain
+        self.fabric = Fabric(prefix=name, shape=shape, domain=domain, mtu=mtu)
+        self.agents: dict[str, Process] = {}
+        self.controllers: list[Process] = []
+        self.pods: dict[str, Pod] = {}
+        self.etcd: Etcd | None = None
+        self._count = hosts
+        self._controller_count = controllers
+        self._agent_settings = dict(agent_settings or {})
+        self._durable = durable
+        self._etcd_options = tuple(etcd_options)
+        self._say = say
+        self._authority = Authority(self.directory / "authority")
+
+    @property
+    def hosts(self) -> list[Host]:
+        """The hosts, in order."""
+        return self.fabric.hosts
+
+    # --- up and down ---
+
+    def start(self) -> None:
+        """Bring everything up and wait until every agent can serve; what an earlier run left is removed first."""
+        self.start_underlay()
+        self.start_processes()
+
+    def start_underlay(self) -> None:
+        """Make the underlay and the hosts, with nothing of ilanet on them."""
+        self.close()
+        self.directory.mkdir(parents=True)
+        if self._durable is not None:
+            self._durable.mkdir(parents=True)
+        self._say(f"underlay and {self._count} hosts, as network namespaces")
+        self.fabric.build(self._count)
+
+    def start_processes(self) -> None:
+        """Start etcd, controllers and agents on hosts that are there."""
+        self._authority.create()
+        self._say("etcd with mutual TLS, users and roles, on host1")
+        self.etcd = self._start_etcd()
+        self._say(f"{self._controller_count} controllers")
+        for number in range(1, self._controller_count + 1):
+            self.start_controller(number)
+        self._say(f"{self._count} agents")
+        for host in self.hosts:
+            self.start_agent(host)
+        self.wait_ready()
+
+    def close(self) -> None:
+        """End every process, remove every namespace, pin, mount and file of this cluster; repeats safely."""
+        stop_all((*self.agents.values(), *self.controllers))
+        if self.etcd is not None:
+            self.etcd.stop()
+        for place in (self.directory, self._kept / "etcd"):
+            stop_noted(place)
+        self.fabric.close()
+        mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        for mount in mounts:
+            if mount.startswith(f"{self.directory}/"):
+                run("umount", mount)
+        for folder in {self.directory, self._kept}:
+            if folder.exists():
+                shutil.rmtree(folder)
+        with contextlib.suppress(OSError):
+            STATE.rmdir()
+
+    def leftovers(self) -> list[str]:
+        """Return whatever still exists of this cluster: namespaces, mounts, processes, files; empty after close()."""
+        found = [f"namespace {line.split()[0]}" for line in run("ip", "netns", "list").splitlines()
+                 if line.startswith(f"{self.name}-")]  # fmt: skip
+        found += [
+            f"mount {line}" for line in Path("/proc/mounts").read_text().splitlines() if str(self.directory) in line
+        ]
+        for command in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if f"{self.directory}/".encode() in command.read_bytes():
+                    found.append(f"process {command.parent.name}")
+        found += [f"directory {folder}" for folder in {self.directory, self._kept} if folder.exists()]
+        return found
+
+    @property
+    def _kept(self) -> Path:
+        """Where etcd and agents keep what must survive."""
+        return self._durable or self.directory
+
+    # --- etcd, controllers, agents ---
+
+    def _start_etcd(self) -> Etcd:
+        first = self.hosts[0]
+        client, peer = ETCD_PORTS
+        place = Place(address=first.address, prefix=first.namespace.prefix, client_port=client, peer_port=peer)
+        made = InHost(
+            directory=self._kept / "etcd",
+            places=[place],
+            authority=self._authority,
+            fast=self._durable is None,
+            options=self._etcd_options,
+        )
+        made.start()
+        made.set_up_users()
+        return made
+
+    def start_controller(self, number: int) -> Process:
+        """Start controller `number` (from 1) on the host of that number; agents wait until it answers."""
+        if self.etcd is None:
+            raise ValueError("etcd must be started first")
+        host = self.hosts[(number - 1) % len(self.hosts)]
+        name = f"controller{number}"
+        setting = ControllerSetting(
+            etcd=self.etcd.peer(self._authority.client(f"{name}-etcd", common_name=lab_etcd.CONTROLLER)),
+            certificate=self._authority.server(name, names=[lab_controller.NAME, host.address]),
+            sir_prefix=str(self.domain.sir_prefix),
+            locator_space=tuple(map(str, self.domain.locator_space)),
+            checksum_mode=self.domain.checksum_mode.value,
+            locator_pool=str(self.domain.locator_space[0]),
+            closed_ports=CLOSED_PORTS,
+            address=host.address,
+            port=CONTROLLER_PORT,
+        )
+        process = ControllerProcess(name=name, directory=self.directory, setting=setting, prefix=host.namespace.prefix)
+        process.write_setting()
+        process.start()
+        self.controllers.append(process)
+        return process
+
+    def start_agent(self, host: Host, **settings: object) -> Process:
+        """Start the agent of a host; a second call starts it again with what is on disk and pinned."""
+        process = self.agents.get(host.name)
+        if process is None or settings:
+            file = self.directory / f"agent-{host.name}.toml"
+            file.write_text(self._agent(host, settings))
+            process = Process(
+                name=file.stem,
+                command=[*host.namespace.prefix, sys.executable, "-m", "agent", "--config", str(file)],
+                directory=self.directory,
+            )
+            self.agents[host.name] = process
+        process.start()
+        return process
+
+    def uninstall(self, host: Host) -> None:
+        """Remove from a host all that its agent made there, by the agent's own command."""
+        host.namespace.run(sys.executable, "-m", "agent", *self.agents[host.name].command[-2:], "--uninstall")
+
+    def _agent(self, host: Host, settings: Mapping[str, object]) -> str:
+        """Return the text of an agent's settings file; the bpffs that it names is mounted."""
+        if self.etcd is None:
+            raise ValueError("etcd must be started first")
+        place = self.directory / host.name
+        bpf = place / "bpf"
+        if not bpf.is_mount():
+            bpf.mkdir(parents=True)
+            run("mount", "-t", "bpf", "bpf", str(bpf))
+        node = self._authority.client(f"{host.name}-node", common_name=f"ilanet:node:{host.name}")
+        reader = self._authority.client(f"{host.name}-etcd", common_name=lab_etcd.AGENT)
+        places = [self.hosts[number % len(self.hosts)].address for number in range(self._controller_count)]
+        controller = Peer(
+            endpoints=tuple(f"[{address}]:{CONTROLLER_PORT}" for address in places),
+            authority=lab_controller.NAME,
+            ca=node.ca,
+            certificate=node.certificate,
+            key=node.key,
+        )
+        top = {
+            "node": host.name,
+            "address": host.address,
+            "underlay": [host.device],
+            "locator": str(host.locator),
+            "state_directory": str(self._kept / host.name / "state"),
+            "runtime_directory": str(place / "run"),
+            "bpf_directory": str(bpf / "ilanet"),
+            "bpf_object": str(SOURCE / "build/ilanet.bpf.o"),
+            "http": f"[::]:{METRICS_PORT}",
+            **self._agent_settings,
+            **settings,
+        }
+        return f"{lines(top)}[controller]\n{peer_lines(controller)}[etcd]\n{peer_lines(self.etcd.peer(reader))}"
+
+    def wait_ready(self, patience: float = 30) -> None:
+        """Wait until every agent answers that it can serve and has all mappings; CommandError says who cannot."""
+        deadline = time.monotonic() + patience
+        for host in self.hosts:
+            while True:
+                for process in (*self.controllers, *self.agents.values()):
+                    process.check()
+                with contextlib.suppress(OSError, CommandError):
+                    status = self.status(host)
+                    if status["serving"] and status["mappings_complete"] and len(status["nodes"]) == len(self.hosts):
+                        break
+                if time.monotonic() > deadline:
+                    log = self.agents[host.name].tail()
+                    raise CommandError(f"the agent of {host.name} is not ready after {patience} s:\n{log}")
+                time.sleep(0.02)
+
+    def status(self, host: Host) -> dict[str, Any]:
+        """Return what a host's agent says of itself (/status)."""
+        found: dict[str, Any] = json.loads(self.ask(host.namespace, "/status"))
+        return found
+
+    @staticmethod
+    def ask(namespace: Namespace, path: str) -> str:
+        """Return what the agent in a host's namespace answers over HTTP; OSError if it does not."""
+
+        def get() -> str:
+            with urllib.request.urlopen(f"http://[::1]:{METRICS_PORT}{path}", timeout=5) as answer:
+                return str(answer.read().decode())
+
+        with namespace.path.open("rb") as file:
+            return in_namespace(file.fileno(), get)
+
+    def verdicts(self, host: Host) -> dict[tuple[str, str], int]:
+        """Return a host's packet counts by hook and verdict."""
+        counts = {}
+        for line in self.ask(host.namespace, "/metrics").splitlines():
+            if line.startswith("ilanet_verdict_packets_total{"):
+                labels, _, value = line.removeprefix("ilanet_verdict_packets_total").rpartition(" ")
+                pairs = dict(pair.split("=") for pair in labels.strip("{}").split(","))
+                counts[pairs["hook"].strip('"'), pairs["verdict"].strip('"')] = int(float(value))
+        return counts
+
+    # --- pods ---
+
+    def pod(self, name: str, host: Host, *, container: str = "", keep_address: bool = False) -> Pod:
+        """Make a pod's namespace on a host and attach it through the CNI executable."""
+        container = container or f"{self.name}-{name}"
+        pod = Pod(
+            namespace=Namespace.create(f"{self.name}-{container.removeprefix(f'{self.name}-')}"),
+            name=name,
+            uid=f"uid-{name}",
+            container_id=container,
+            socket=self.socket(host),
+            keep_address=keep_address,
+        )
+        self.pods[name] = pod
+        pod.add()
+        return pod
+
+    def socket(self, host: Host) -> Path:
+        """Return where a host's agent serves CNI."""
+        return self.directory / host.name / "run/cni.sock"
+
+
+class InHost(Etcd):
+    """An etcd on one of the lab's hosts: etcdctl runs there too, since nobody else reaches it."""
+
+    def _ctl(self, endpoints: Any) -> list[str]:  # noqa: ANN401
+        return [*self._places[0].prefix, *super()._ctl(endpoints)]

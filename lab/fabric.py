@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The underlay of the lab: one namespace that joins the hosts, as a router or as a shared layer 2."""
+
+from __future__ import annotations
+
+import enum
+import json
+from dataclasses import dataclass, field
+
+from ila.address import Locator
+from ila.domain import Domain
+from lab.namespace import Namespace, cable, run
+
+_GUARD = """
+table ip6 guard {{
+  counter untranslated {{ }}
+  chain forward {{
+    type filter hook forward priority 0; policy accept;
+    ip6 daddr {sir} counter name untranslated drop
+  }}
+}}
+"""
+
+
+class Shape(enum.Enum):
+    """How hosts reach each other."""
+
+    ROUTED = "routed"
+    """Each host on a link of its own to the router, which has a route for every locator."""
+
+    LAYER2 = "layer2"
+    """All hosts on one bridge; nobody routes locators but the hosts themselves."""
+
+
+@dataclass(slots=True)
+class Host:
+    """One host: a namespace with an underlay device, a node address and a locator."""
+
+    namespace: Namespace
+    number: int
+    name: str
+    address: str
+    locator: Locator
+    gateway: str | None
+    device: str = field(default="eth0")
+
+
+class Fabric:
+    """The joining namespace and its hosts; close() removes all of it."""
+
+    def __init__(self, *, prefix: str, shape: Shape, domain: Domain, mtu: int = 1500) -> None:
+        self.prefix = prefix
+        self.shape = shape
+        self.domain = domain
+        self.mtu = mtu
+        self.hosts: list[Host] = []
+        self.router = Namespace(f"{prefix}-fabric")
+
+    def build(self, count: int) -> None:
+        """Make the router and `count` hosts, cabled and addressed."""
+        self.router = Namespace.create(self.router.name)
+        self.router.sysctl(net__ipv6__conf__all__forwarding=1)
+        self.router.run("nft", "-f", "-", stdin=_GUARD.format(sir=self.domain.sir_prefix))
+        if self.shape is Shape.LAYER2:
+            self.router.ip("link", "add", "br0", "mtu", str(self.mtu), "type", "bridge", "mcast_snooping", "0")
+            self.router.ip("link", "set", "br0", "up")
+        for number in range(1, count + 1):
+            self.hosts.append(self._host(number))
+        if self.shape is Shape.ROUTED:
+            first = self.hosts[0]
+            self.router.ip("route", "add", str(self.domain.sir_prefix), "via", first.address, "dev", "h1")
+
+    def _host(self, number: int) -> Host:
+        space = self.domain.locator_space[0]
+        locator = Locator((int(space.network_address) >> 64) + number)
+        namespace = Namespace.create(f"{self.prefix}-host{number}")
+        name, port = f"host{number}", f"h{number}"
+        cable((namespace, "eth0"), (self.router, port), mtu=self.mtu)
+        if self.shape is Shape.LAYER2:
+            host = Host(namespace, number, name, f"fd00:a::{number}", locator, None)
+            self.router.ip("link", "set", port, "master", "br0")
+            namespace.ip("addr", "add", f"{host.address}/64", "dev", "eth0", "nodad")
+            return host
+        host = Host(namespace, number, name, f"fd00:a:0:{number}::2", locator, f"fd00:a:0:{number}::1")
+        self.router.ip("addr", "add", f"{host.gateway}/64", "dev", port, "nodad")
+        namespace.ip("addr", "add", f"{host.address}/64", "dev", "eth0", "nodad")
+        namespace.ip("route", "add", "default", "via", str(host.gateway), "dev", "eth0")
+        self.router.ip("route", "add", str(locator), "via", host.address, "dev", port)
+        return host
+
+    def untranslated(self) -> int:
+        """Return how many packets to the SIR prefix the router has seen, and dropped."""
+        listing = json.loads(self.router.run("nft", "-j", "list", "counter", "ip6", "guard", "untranslated"))
+        return int(next(item["counter"]["packets"] for item in listing["nftables"] if "counter" in item))
+
+    def close(self) -> None:
+        """Remove every namespace of this fabric, also those of a killed run."""
+        for line in run("ip", "netns", "list").splitlines():
+            name = line.split()[0] if line else ""
+            if name.startswith(f"{self.prefix}-"):
+                Namespace(name).close()

@@ -1,0 +1,107 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Generation(_message.Message):
+    __slots__ = ("epoch", "revision")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    revision: int
+    def __init__(self, epoch: _Optional[int] = ..., revision: _Optional[int] = ...) -> None: ...
+
+class Pod(_message.Message):
+    __slots__ = ("namespace", "name", "uid", "keep_address")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    KEEP_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    name: str
+    uid: str
+    keep_address: bool
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., uid: _Optional[str] = ..., keep_address: _Optional[bool] = ...) -> None: ...
+
+class Held(_message.Message):
+    __slots__ = ("identifier", "pod", "container_id", "generation")
+    IDENTIFIER_FIELD_NUMBER: _ClassVar[int]
+    POD_FIELD_NUMBER: _ClassVar[int]
+    CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    identifier: int
+    pod: Pod
+    container_id: str
+    generation: Generation
+    def __init__(self, identifier: _Optional[int] = ..., pod: _Optional[_Union[Pod, _Mapping]] = ..., container_id: _Optional[str] = ..., generation: _Optional[_Union[Generation, _Mapping]] = ...) -> None: ...
+
+class RegisterRequest(_message.Message):
+    __slots__ = ("node", "control_address", "control_port", "locator", "highest", "held")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_PORT_FIELD_NUMBER: _ClassVar[int]
+    LOCATOR_FIELD_NUMBER: _ClassVar[int]
+    HIGHEST_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    control_address: str
+    control_port: int
+    locator: str
+    highest: Generation
+    held: _containers.RepeatedCompositeFieldContainer[Held]
+    def __init__(self, node: _Optional[str] = ..., control_address: _Optional[str] = ..., control_port: _Optional[int] = ..., locator: _Optional[str] = ..., highest: _Optional[_Union[Generation, _Mapping]] = ..., held: _Optional[_Iterable[_Union[Held, _Mapping]]] = ...) -> None: ...
+
+class RegisterReply(_message.Message):
+    __slots__ = ("locator", "sir_prefix", "locator_space", "checksum_mode", "closed_ports", "generation")
+    LOCATOR_FIELD_NUMBER: _ClassVar[int]
+    SIR_PREFIX_FIELD_NUMBER: _ClassVar[int]
+    LOCATOR_SPACE_FIELD_NUMBER: _ClassVar[int]
+    CHECKSUM_MODE_FIELD_NUMBER: _ClassVar[int]
+    CLOSED_PORTS_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    locator: str
+    sir_prefix: str
+    locator_space: _containers.RepeatedScalarFieldContainer[str]
+    checksum_mode: str
+    closed_ports: _containers.RepeatedScalarFieldContainer[int]
+    generation: Generation
+    def __init__(self, locator: _Optional[str] = ..., sir_prefix: _Optional[str] = ..., locator_space: _Optional[_Iterable[str]] = ..., checksum_mode: _Optional[str] = ..., closed_ports: _Optional[_Iterable[int]] = ..., generation: _Optional[_Union[Generation, _Mapping]] = ...) -> None: ...
+
+class AssignRequest(_message.Message):
+    __slots__ = ("node", "pod", "container_id", "take_over")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    POD_FIELD_NUMBER: _ClassVar[int]
+    CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
+    TAKE_OVER_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    pod: Pod
+    container_id: str
+    take_over: bool
+    def __init__(self, node: _Optional[str] = ..., pod: _Optional[_Union[Pod, _Mapping]] = ..., container_id: _Optional[str] = ..., take_over: _Optional[bool] = ...) -> None: ...
+
+class AssignReply(_message.Message):
+    __slots__ = ("identifier", "sir_address", "generation")
+    IDENTIFIER_FIELD_NUMBER: _ClassVar[int]
+    SIR_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    identifier: int
+    sir_address: str
+    generation: Generation
+    def __init__(self, identifier: _Optional[int] = ..., sir_address: _Optional[str] = ..., generation: _Optional[_Union[Generation, _Mapping]] = ...) -> None: ...
+
+class ReleaseRequest(_message.Message):
+    __slots__ = ("node", "pod", "container_id")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    POD_FIELD_NUMBER: _ClassVar[int]
+    CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    pod: Pod
+    container_id: str
+    def __init__(self, node: _Optional[str] = ..., pod: _Optional[_Union[Pod, _Mapping]] = ..., container_id: _Optional[str] = ...) -> None: ...
+
+class ReleaseReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

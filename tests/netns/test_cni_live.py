@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The executable against a running agent: what a runtime may do, and every wrong kind of it, with nothing half done."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from lab.fabric import Shape
+from lab.namespace import Namespace
+from lab.runtime import EXECUTABLE, CniError, Pod
+from tests.netns.conftest import Net, built, ping
+from tests.netns.test_faults import links, mappings
+
+
+@pytest.fixture(scope="module")
+def live() -> Iterator[Net]:
+    """Yield a cluster."""
+    with built(Shape.ROUTED, "stack") as found:
+        yield found
+
+
+@pytest.fixture
+def fresh(live: Net) -> Iterator[Pod]:
+    """Yield a pod that is not attached yet, on the first host; whatever it got is taken away."""
+    pod = Pod(
+        namespace=Namespace.create(f"{live.cluster.name}-fresh"),
+        name="fresh",
+        uid="uid-fresh",
+        container_id="fresh",
+        socket=live.cluster.socket(live.hosts[0]),
+    )
+    yield pod
+    pod.delete()
+    pod.namespace.close()
+
+
+def test_the_life_of_an_attachment(live: Net, fresh: Pod) -> None:
+    """ADD, ADD again, CHECK, DEL, DEL again, CHECK: the same answer twice, and code 3 once it is gone."""
+    fresh.add()
+    first = fresh.result
+    fresh.add()
+    assert fresh.result == first
+    fresh.check()
+    ping(fresh.namespace, live.pod("c1").address)
+    fresh.delete()
+    fresh.delete()
+    with pytest.raises(CniError) as caught:
+        fresh.check()
+    assert caught.value.code == 3
+
+
+@pytest.mark.parametrize("version", ["1.0.0", "1.1.0"])
+def test_the_result_is_in_the_version_of_the_configuration(fresh: Pod, version: str) -> None:
+    """R8: cniVersion is the configuration's; 1.1.0 adds the MTU."""
+    result = fresh.call("ADD", config={"cniVersion": version})
+    assert result["cniVersion"] == version
+    assert ("mtu" in result["interfaces"][1]) == (version == "1.1.0")
+    assert result["interfaces"][1]["sandbox"] == str(fresh.namespace.path)
+    assert result["ips"][0]["address"].endswith("/128")
+
+
+@pytest.mark.parametrize(
+    ("environment", "config", "code"),
+    [
+        ({"CNI_COMMAND": "DANCE"}, {}, 4),
+        ({"CNI_CONTAINERID": "../../etc/passwd"}, {}, 4),
+        ({"CNI_CONTAINERID": "c" * 300}, {}, 4),
+        ({"CNI_CONTAINERID": ""}, {}, 4),
+        ({"CNI_IFNAME": "eth0/../x"}, {}, 4),
+        ({"CNI_IFNAME": "e" * 300}, {}, 4),
+        ({"CNI_NETNS": "/run/netns/not-there"}, {}, 8),
+        ({"CNI_NETNS": "/etc/hostname"}, {}, 8),
+        ({"CNI_ARGS": "K8S_POD_NAMESPACE=a/b;K8S_POD_NAME=x;K8S_POD_UID=u"}, {}, 4),
+        ({"CNI_ARGS": "K8S_POD_NAME=only"}, {}, 4),
+        ({}, {"cniVersion": "0.3.1"}, 1),
+        ({}, {"cniVersion": 7}, None),
+        ({}, {"name": ""}, 7),
+        ({}, {"name": "a/b"}, 7),
+    ],
+)
+def test_wrong_requests_are_refused_whole(
+    live: Net, fresh: Pod, environment: dict[str, str], config: dict[str, object], code: int | None
+) -> None:
+    """Each wrong request gets the specification's code and leaves no link and no mapping."""
+    before = links(live), mappings(live)
+    with pytest.raises(CniError) as caught:
+        fresh.call("ADD", config=config, **environment)
+    assert caught.value.code == code or (code is None and caught.value.code in (6, 7))
+    assert (links(live), mappings(live)) == before
+
+
+@pytest.mark.parametrize("stdin", [b"", b"{", b"[]", b"null", b'"text"', b"\xff\xfe", b'{"name": NaN}'])
+def test_a_configuration_that_is_no_json_object_is_code_6(live: Net, fresh: Pod, stdin: bytes) -> None:
+    """Malformed standard input of every kind is a decoding failure, answered on standard output."""
+    before = links(live), mappings(live)
+    done = subprocess.run(
+        [EXECUTABLE],
+        input=stdin,
+        env={
+            "CNI_COMMAND": "ADD",
+            "CNI_CONTAINERID": "fresh",
+            "CNI_NETNS": str(fresh.namespace.path),
+            "CNI_IFNAME": "eth0",
+            "CNI_PATH": "/opt/cni/bin",
+            "ILANET_SOCKET": str(fresh.socket),
+        },
+        capture_output=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode != 0
+    assert json.loads(done.stdout)["code"] == 6
+    assert (links(live), mappings(live)) == before
+
+
+def test_an_interface_that_exists_is_refused_and_left_alone(live: Net, fresh: Pod) -> None:
+    """A foreign eth0 in the pod fails ADD; it is still there afterwards, and nothing of ours is."""
+    before = links(live), mappings(live)
+    fresh.namespace.ip("link", "add", "eth0", "type", "veth", "peer", "name", "other")
+    with pytest.raises(CniError, match="eth0") as caught:
+        fresh.add()
+    assert caught.value.code == 101
+    assert "other" in fresh.namespace.ip("-br", "link")
+    deadline = time.monotonic() + 5
+    while (links(live), mappings(live)) != before:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_sixteen_pods_at_once(live: Net) -> None:
+    """Concurrent ADDs for different containers all succeed, with different addresses; concurrent DELs free them all."""
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
+
+    before = links(live), mappings(live)
+    host = live.hosts[0]
+    with ThreadPoolExecutor(16) as pool:
+        pods = list(pool.map(lambda number: live.cluster.pod(f"many{number}", host), range(16)))
+        assert len({pod.address for pod in pods}) == 16
+        for pod in pods:
+            ping(pod.namespace, live.pod("b1").address)
+        list(pool.map(Pod.delete, pods))
+    assert (links(live), mappings(live)) == before
+    for pod in pods:
+        live.cluster.pods.pop(pod.name).namespace.close()
+
+
+def test_uninstall_restores_what_was_there(live: Net) -> None:
+    """After uninstall the host's links, addresses, routes, neighbours, rules and sysctls are as before the agent."""
+    from lab.cluster import Cluster  # noqa: PLC0415
+
+    cluster = Cluster(name=f"{live.cluster.name}-u", hosts=1, controllers=1)
+    try:
+        cluster.start_underlay()
+        host = cluster.hosts[0]
+        host.namespace.sysctl(net__ipv6__conf__eth0__accept_ra=1)
+        before = listing(host.namespace)
+        cluster.start_processes()
+        cluster.pod("p1", host)
+        assert listing(host.namespace) != before
+        cluster.agents["host1"].stop()
+        cluster.uninstall(host)
+        assert listing(host.namespace) == before
+        assert not (cluster.directory / "host1/bpf/ilanet").exists()
+        assert not list((cluster.directory / "host1/state").iterdir())
+    finally:
+        cluster.close()
+
+
+def listing(namespace: Namespace) -> list[str]:
+    """Return all that an agent may change in a namespace, without what counts or ages."""
+    kernel = namespace.run("sysctl", "-a", "-r", r"^net\.ipv6\.(conf|neigh|route)").splitlines()
+    shown = [
+        *namespace.ip("addr").splitlines(),
+        *namespace.ip("route", "show", "table", "all").splitlines(),
+        *namespace.ip("neigh", "show", "nud", "permanent").splitlines(),
+        *namespace.run("nft", "list", "ruleset").splitlines(),
+        *namespace.run("bpftool", "net", "show").splitlines(),
+    ]
+    return [*kernel, *(line for line in shown if "lft" not in line)]

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Any process may be killed at any moment: established traffic loses no packet, records survive, new pods come up."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from lab.fabric import Shape
+from lab.namespace import CommandError
+from lab.runtime import CniError, Pod
+from tests.netns.conftest import Flow, Net, built, connect, greet, listen, ping
+
+
+@pytest.fixture(scope="module", params=["routed-stack", "layer2-bpf"])
+def shaken(request: pytest.FixtureRequest) -> Iterator[Net]:
+    """Yield a cluster for tests that kill; the extremes of the variants."""
+    shape, _, host_path = request.param.partition("-")
+    with built(Shape(shape), host_path) as found:
+        yield found
+
+
+def kill_agent(net: Net) -> None:
+    for host in net.hosts[:2]:
+        net.cluster.agents[host.name].kill()
+    time.sleep(0.3)
+    for host in net.hosts[:2]:
+        net.cluster.start_agent(host)
+    net.cluster.wait_ready()
+
+
+def kill_agent_again_and_again(net: Net) -> None:
+    """Kill the agent at moments spread over its start, whatever it is doing then."""
+    host = net.hosts[0]
+    for pause in (0.05, 0.2, 0.35, 0.4, 0.45, 0.5, 0.6):
+        net.cluster.agents[host.name].kill()
+        net.cluster.start_agent(host)
+        time.sleep(pause)
+    net.cluster.wait_ready()
+
+
+def kill_controllers(net: Net) -> None:
+    for process in net.cluster.controllers:
+        process.kill()
+    time.sleep(0.5)
+    for process in net.cluster.controllers:
+        process.start()
+
+
+def kill_etcd(net: Net) -> None:
+    assert net.cluster.etcd is not None
+    net.cluster.etcd.kill()
+    time.sleep(0.5)
+    net.cluster.etcd.start()
+
+
+def freeze_everything(net: Net) -> None:
+    processes = [*net.cluster.agents.values(), *net.cluster.controllers]
+    for process in processes:
+        process.signal(signal.SIGSTOP)
+    time.sleep(0.5)
+    for process in processes:
+        process.signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize(
+    "harm", [kill_agent, kill_agent_again_and_again, kill_controllers, kill_etcd, freeze_everything]
+)
+def test_no_packet_of_established_traffic_is_lost(shaken: Net, harm: Callable[[Net], None]) -> None:
+    """Numbered datagrams in both directions arrive complete through the fault, a TCP connection goes on, ADD works."""
+    a1, b1 = shaken.pod("a1"), shaken.pod("b1")
+    server, client = listen(b1.namespace, b1.address, 7200), connect(a1.namespace, b1.address, 7200)
+    with server, client:
+        end, _ = server.accept()
+        with end:
+            flows = [Flow(a1, b1, seconds=4, port=9001), Flow(b1, a1, seconds=4, port=9002)]
+            time.sleep(0.3)
+            harm(shaken)
+            for flow in flows:
+                loss = flow.finish()
+                assert (loss.lost, loss.repeated) == (0, 0), loss
+            client.sendall(b"still here")
+            assert end.recv(100) == b"still here"
+    fresh = add_soon(shaken, f"fresh-{harm.__name__.replace('_', '-')}")
+    ping(fresh.namespace, b1.address)
+    remove(shaken, fresh)
+
+
+def add_soon(net: Net, name: str) -> Pod:
+    """Add a pod on the first host as the kubelet does: again while the answer is 'try again later'."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return net.cluster.pod(name, net.hosts[0])
+        except CniError as error:
+            net.cluster.pods.pop(name).namespace.close()
+            if error.code != 11 or time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+def remove(net: Net, pod: Pod) -> None:
+    pod.delete()
+    net.cluster.pods.pop(pod.name)
+    pod.namespace.close()
+
+
+def links(net: Net, number: int = 0) -> int:
+    """Count the host's ends of pods on a host."""
+    return net.hosts[number].namespace.run("ip", "-br", "link").count("ila")
+
+
+def test_an_agent_killed_in_the_middle_of_adds_leaks_no_link(shaken: Net) -> None:
+    """Kills at seven moments of seven ADDs: a retry works, and after its DEL no link and no mapping is left."""
+    host = shaken.hosts[0]
+    before_links, before_mappings = links(shaken), mappings(shaken)
+    for number, pause in enumerate((0.0, 0.002, 0.005, 0.01, 0.015, 0.02, 0.04)):
+        name = f"killed{number}"
+        errors: list[Exception] = []
+        thread = threading.Thread(target=attempt, args=(shaken, name, errors))
+        thread.start()
+        time.sleep(0.05 + pause)
+        shaken.cluster.agents[host.name].kill()
+        thread.join()
+        shaken.cluster.start_agent(host)
+        shaken.cluster.wait_ready()
+        pod = shaken.cluster.pods[name]
+        pod.add()
+        ping(pod.namespace, shaken.pod("c1").address)
+        remove(shaken, pod)
+    assert links(shaken) == before_links
+    assert mappings(shaken) == before_mappings
+
+
+def attempt(net: Net, name: str, errors: list[Exception]) -> None:
+    try:
+        net.cluster.pod(name, net.hosts[0])
+    except CniError as error:
+        errors.append(error)
+
+
+def mappings(net: Net) -> int:
+    """Count the mappings in etcd."""
+    assert net.cluster.etcd is not None
+    return len(net.cluster.etcd.ctl("get", "--prefix", "--keys-only", "/ilanet/v1/mappings/").split())
+
+
+def test_delete_works_without_controllers_and_etcd(shaken: Net) -> None:
+    """DEL succeeds while nobody answers; the identifier is given back as soon as somebody does."""
+    pod = add_soon(shaken, "orphan")
+    before = mappings(shaken)
+    for process in shaken.cluster.controllers:
+        process.kill()
+    remove(shaken, pod)
+    assert mappings(shaken) == before
+    for process in shaken.cluster.controllers:
+        process.start()
+    deadline = time.monotonic() + 20
+    while mappings(shaken) != before - 1:
+        assert time.monotonic() < deadline, "the identifier was not given back"
+        time.sleep(0.1)
+
+
+def test_an_agent_starts_and_serves_what_it_has_without_anybody(shaken: Net) -> None:
+    """With etcd and controllers gone an agent restarts, keeps its pods reachable and says that it cannot add."""
+    assert shaken.cluster.etcd is not None
+    host = shaken.hosts[0]
+    shaken.cluster.etcd.kill()
+    for process in shaken.cluster.controllers:
+        process.kill()
+    try:
+        shaken.cluster.agents[host.name].kill()
+        shaken.cluster.start_agent(host)
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            try:
+                if shaken.cluster.status(host)["serving"]:
+                    break
+            except (OSError, CommandError):
+                time.sleep(0.05)
+        ping(shaken.pod("a1").namespace, shaken.pod("b1").address)
+        ping(shaken.pod("c1").namespace, shaken.pod("a2").address)
+        with pytest.raises(CniError) as caught:
+            shaken.cluster.pod("impossible", host)
+        assert caught.value.code == 11
+        assert shaken.cluster.status(host)["problems"]
+    finally:
+        shaken.cluster.pods.pop("impossible").namespace.close()
+        shaken.cluster.etcd.start()
+        for process in shaken.cluster.controllers:
+            process.start()
+        shaken.cluster.wait_ready()
+    remove(shaken, add_soon(shaken, "possible"))
+
+
+def test_traffic_survives_the_loss_of_all_of_etcd(shaken: Net) -> None:
+    """Etcd comes back empty: the epoch rises, every node fills its own pods in again, and no packet is lost."""
+    assert shaken.cluster.etcd is not None
+    flows = [Flow(shaken.pod("a1"), shaken.pod("b1"), seconds=8, port=9003)]
+    time.sleep(0.3)
+    before = mappings(shaken)
+    shaken.cluster.etcd.stop()
+    shaken.cluster.etcd.wipe()
+    shaken.cluster.etcd.start()
+    shaken.cluster.etcd.set_up_users()
+    deadline = time.monotonic() + 30
+    while mappings(shaken) != before:
+        assert time.monotonic() < deadline, f"{mappings(shaken)} of {before} mappings are back"
+        time.sleep(0.2)
+    loss = flows[0].finish()
+    assert (loss.lost, loss.repeated) == (0, 0), loss
+    shaken.cluster.wait_ready()
+    assert greet(shaken.pod("c1").namespace, shaken.pod("a2").namespace, shaken.pod("a2").address, 7300)
+    assert int(shaken.cluster.status(shaken.hosts[0])["generation"].split("/")[0]) >= 2
+    remove(shaken, add_soon(shaken, "afterwards"))

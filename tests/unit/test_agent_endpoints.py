@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pytest
+
+from agent.core.datapath import DatapathError, EndpointEntry
+from agent.core.endpoint import RecordError, State
+from agent.core.mappings import MappingTable
+from agent.core.network import InterfaceExists, NetworkError, host_name
+from agent.core.ports import ControllerError, Refused
+from agent.core.status import Status
+from agent.endpoint_table import EndpointTable
+from agent.endpoints import Endpoints
+from agent.releases import Releases
+from agent.upkeep import Upkeep
+from cni.plugin import AddRequest, CheckRequest, DelRequest
+from cni.spec import CniError, Code, PodName
+from tests.fakes import (
+    DOMAIN,
+    NODE_ADDRESS,
+    REGISTRATION,
+    THERE,
+    FakeController,
+    FakeDatapath,
+    FakeRecords,
+    FakeTimings,
+    FakeWiring,
+)
+
+
+@dataclass
+class Node:
+    """The endpoints of a node, with everything around them faked."""
+
+    pool: ThreadPoolExecutor
+    controller: FakeController
+    datapath: FakeDatapath
+    wiring: FakeWiring
+    records: FakeRecords
+    table: MappingTable
+    endpoints: Endpoints = field(init=False)
+    kept: EndpointTable = field(init=False)
+    releases: Releases = field(init=False)
+    upkeep: Upkeep = field(init=False)
+
+    def restart(self) -> None:
+        """Begin anew with what the kernel and the disk hold, as after a kill."""
+        status = Status()
+        status.registered(REGISTRATION)
+        status.host_ready(mtu=1500)
+        records = EndpointTable(records=self.records, pool=self.pool)
+        records.load()
+        self.kept = records
+        self.releases = Releases(controller=self.controller, table=records, status=status)
+        self.upkeep = Upkeep(
+            address=NODE_ADDRESS,
+            datapath=self.datapath,
+            wiring=self.wiring,
+            table=records,
+            locate=self.table.locate,
+            status=status,
+            pool=self.pool,
+        )
+        self.endpoints = Endpoints(
+            address=NODE_ADDRESS,
+            controller=self.controller,
+            datapath=self.datapath,
+            wiring=self.wiring,
+            table=records,
+            releases=self.releases,
+            status=status,
+            timings=FakeTimings(),
+            pool=self.pool,
+        )
+
+    def nothing_left(self) -> bool:
+        """Tell whether no trace of any pod is in the kernel."""
+        return not self.wiring.pods and not self.datapath.endpoints
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    """Yield a node that is registered and has no pods."""
+    with ThreadPoolExecutor(1) as pool:
+        made = Node(pool, FakeController(), FakeDatapath(), FakeWiring(), FakeRecords(), MappingTable(domain=DOMAIN))
+        made.restart()
+        yield made
+
+
+def add(name: str, container: str = "", *, keep: bool = False, interface: str = "eth0") -> AddRequest:
+    return AddRequest(
+        container_id=container or f"c-{name}",
+        interface=interface,
+        netns=f"/run/netns/{name}",
+        netns_fd=0,
+        pod=PodName(namespace="default", name=name, uid=f"uid-{name}"),
+        keep_address=keep,
+    )
+
+
+def delete(container: str) -> DelRequest:
+    return DelRequest(container_id=container, interface="eth0")
+
+
+async def test_add_then_delete_leaves_nothing(node: Node) -> None:
+    """What ADD makes in kernel, controller and disk, DEL takes away."""
+    attachment = await node.endpoints.add(add("web"))
+    name = host_name("c-web", "eth0")
+    assert str(attachment.address).startswith("fd00:10:244:")
+    assert node.datapath.endpoints[int(attachment.address) & (1 << 64) - 1].interface_index == node.wiring.pods[name][1]
+    assert node.records.files.keys() == {name}
+    await node.endpoints.delete(delete("c-web"))
+    assert node.nothing_left()
+    assert not node.records.files
+    assert not node.controller.holders
+
+
+async def test_add_repeats(node: Node) -> None:
+    """A second ADD of the same attachment gives the same answer and makes nothing new."""
+    first = await node.endpoints.add(add("web"))
+    assert await node.endpoints.add(add("web")) == first
+    assert len(node.wiring.pods) == 1
+    assert node.controller.calls.count("assign") == 1
+
+
+async def test_add_mends_a_broken_attachment(node: Node) -> None:
+    """An ADD for a record whose link is gone builds it anew, with the same address."""
+    first = await node.endpoints.add(add("web"))
+    node.wiring.pods.clear()
+    assert (await node.endpoints.add(add("web"))).address == first.address
+    assert len(node.wiring.pods) == 1
+
+
+@pytest.mark.parametrize(
+    ("where", "method", "error", "code"),
+    [
+        ("controller", "assign", ControllerError("down"), Code.TRY_AGAIN_LATER),
+        ("controller", "assign", Refused("no such node"), Code.REFUSED),
+        ("controller", "assign", Refused("held", held=True), Code.TRY_AGAIN_LATER),
+        ("wiring", "wire", NetworkError("no memory"), Code.IO_FAILURE),
+        ("wiring", "wire", InterfaceExists("eth0 exists"), Code.INTERFACE_EXISTS),
+        ("datapath", "attach_pod", DatapathError("no link"), Code.IO_FAILURE),
+        ("datapath", "write_endpoint", DatapathError("full"), Code.IO_FAILURE),
+    ],
+)
+async def test_add_that_fails_leaves_nothing(node: Node, where: str, method: str, error: Exception, code: Code) -> None:
+    """Whichever step fails: no link, no entry, no identifier stays, the runtime gets a code, a retry works."""
+    getattr(node, where).fail_next[method] = error
+    with pytest.raises(CniError) as caught:
+        await node.endpoints.add(add("web"))
+    assert caught.value.code is code
+    assert node.nothing_left()
+    assert await node.releases.step()
+    assert not node.controller.holders
+    assert not node.records.files
+    await node.endpoints.add(add("web"))
+
+
+async def test_add_whose_record_cannot_be_written_leaves_nothing(node: Node) -> None:
+    """A full disk fails the ADD; link and entry are gone."""
+    node.records.fail_next["save"] = OSError(28, "No space left on device")
+    with pytest.raises(OSError, match="No space left"):
+        await node.endpoints.add(add("web"))
+    assert node.nothing_left()
+
+
+async def test_delete_of_the_unknown_succeeds(node: Node) -> None:
+    """DEL of a container that was never here, or twice, is no error."""
+    await node.endpoints.delete(delete("never"))
+    await node.endpoints.add(add("web"))
+    await node.endpoints.delete(delete("c-web"))
+    await node.endpoints.delete(delete("c-web"))
+
+
+async def test_delete_without_a_controller_is_released_later(node: Node) -> None:
+    """DEL succeeds while the controller is away; the release survives a restart of the agent."""
+    await node.endpoints.add(add("web"))
+    node.controller.fail_next["release"] = ControllerError("down")
+    await node.endpoints.delete(delete("c-web"))
+    assert node.nothing_left()
+    assert node.controller.holders
+    node.restart()
+    assert await node.releases.step()
+    assert not node.controller.holders
+    assert not node.records.files
+
+
+async def test_late_delete_of_an_old_sandbox_spares_the_new_one(node: Node) -> None:
+    """R17: the new sandbox takes the pod's identifier over; the old one's DEL comes later and does no harm."""
+    first = await node.endpoints.add(add("web", "old"))
+    second = await node.endpoints.add(add("web", "new"))
+    assert second.address == first.address
+    await node.endpoints.delete(delete("old"))
+    identifier = int(second.address) & (1 << 64) - 1
+    assert node.datapath.endpoints[identifier].interface_index == node.wiring.pods[host_name("new", "eth0")][1]
+    assert node.controller.holders["default/web"][1] == "new"
+
+
+async def test_restart_restores_what_is_missing_and_removes_strays(node: Node) -> None:
+    """After a kill the kernel is brought to the records: entries written again, half-made links removed."""
+    await node.endpoints.add(add("web"))
+    await node.endpoints.add(add("stray"))
+    wanted = dict(node.datapath.endpoints)
+    name = host_name("c-stray", "eth0")
+    del node.records.files[name]
+    node.datapath.endpoints = {1234: EndpointEntry(interface_index=9, pod_mac=bytes(6), host_mac=bytes(6))}
+    node.datapath.roles.clear()
+    node.restart()
+    await node.upkeep.step()
+    assert name not in node.wiring.pods
+    assert len(node.wiring.pods) == 1
+    index = node.wiring.pods[host_name("c-web", "eth0")][1]
+    assert node.datapath.roles == {index: "pod"}
+    assert list(node.datapath.endpoints.values()) == [e for e in wanted.values() if e.interface_index == index]
+
+
+async def test_a_claim_that_moved_away_ends_here(node: Node) -> None:
+    """Invariant 2: a newer mapping elsewhere closes the endpoint here; older news does not."""
+    attachment = await node.endpoints.add(add("web"))
+    identifier = int(attachment.address) & (1 << 64) - 1
+    node.table.upsert(1, [identifier], [THERE.value], [3])
+    await node.upkeep.step()
+    assert identifier in node.datapath.endpoints
+    node.table.upsert(1, [identifier], [THERE.value], [50])
+    await node.upkeep.step()
+    assert identifier not in node.datapath.endpoints
+
+
+async def test_check_names_what_is_missing(node: Node) -> None:
+    """CHECK passes on a whole attachment and fails on each broken part."""
+    request = CheckRequest(container_id="c-web", interface="eth0", netns_fd=0)
+    with pytest.raises(CniError, match="c-web"):
+        await node.endpoints.check(request)
+    attachment = await node.endpoints.add(add("web"))
+    assert await node.endpoints.check(request) == attachment
+    node.datapath.endpoints.clear()
+    with pytest.raises(CniError, match="datapath"):
+        await node.endpoints.check(request)
+    node.wiring.pods.clear()
+    with pytest.raises(CniError, match="not as it was made"):
+        await node.endpoints.check(request)
+
+
+async def test_a_second_interface_is_refused(node: Node) -> None:
+    """One identifier a pod: a second attachment of the same container is refused before anything is made."""
+    await node.endpoints.add(add("web"))
+    with pytest.raises(CniError, match="attached as 'eth0'"):
+        await node.endpoints.add(add("web", interface="eth1"))
+    assert len(node.wiring.pods) == 1
+
+
+async def test_a_record_that_does_not_parse_stops_the_agent(node: Node) -> None:
+    """A broken record is an error that quotes it: skipping it would lose a pod."""
+    node.records.files["ila000000000000"] = b'{"version": 1, "container_id": 7'
+    with pytest.raises(RecordError, match="container_id"):
+        node.restart()
+
+
+async def test_nothing_is_released_while_wired(node: Node) -> None:
+    """The release loop leaves attached pods alone."""
+    await node.endpoints.add(add("web"))
+    assert await node.releases.step()
+    assert [endpoint.state for endpoint in node.kept.wired()] == [State.WIRED]
+    assert "release" not in node.controller.calls
