@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -70,10 +74,26 @@ class Namespace:
         words = [f"{name.replace('__', '.')}={value}" for name, value in values.items()]
         self.run("sysctl", "-q", "-w", *words)
 
-    def close(self) -> None:
-        """Remove the namespace; one that is gone is no error."""
-        if self.path.exists():
-            run("ip", "netns", "del", self.name)
+    def pids(self) -> list[int]:
+        """Return the processes inside, without this one."""
+        return [pid for pid in map(int, run("ip", "netns", "pids", self.name).split()) if pid != os.getpid()]
+
+    def close(self, patience: float = 5) -> None:
+        """Kill what still runs inside and remove the namespace; one that is gone is no error.
+
+        Every process in it is ours, also one that a killed run of the lab had started and not noted.
+        """
+        if not self.path.exists():
+            return
+        deadline = time.monotonic() + patience
+        while left := self.pids():
+            if time.monotonic() > deadline:
+                raise CommandError(f"namespace {self.name}: processes {left} do not end")
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
+        run("ip", "netns", "del", self.name)
 
 
 def cable(left: tuple[Namespace, str], right: tuple[Namespace, str], *, mtu: int = 1500) -> None:

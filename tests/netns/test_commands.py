@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from lab.cluster import Cluster
+from lab.namespace import Namespace
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -46,17 +47,32 @@ def test_an_interrupted_demo_leaves_nothing_behind(pause: float) -> None:
     assert Cluster(name=name).leftovers() == []
 
 
-def test_a_demo_that_was_killed_is_cleaned_up_by_the_next_one() -> None:
-    """After kill -9 of the demo itself, `make down` (and the next start) removes what it left."""
+@pytest.mark.parametrize("words", ["underlay and", "etcd with", "controllers", "agents", "ADD took"])
+@pytest.mark.parametrize("pause", [0.0, 0.1])
+def test_a_demo_that_was_killed_is_cleaned_up_by_the_next_one(words: str, pause: float) -> None:
+    """After kill -9 of the demo itself, soon after any of its steps, `make down` removes what it left."""
     name = f"k{os.getpid()}"
     process = demo(name)
-    time.sleep(1.5)
+    assert process.stdout is not None
+    assert any(words in line for line in process.stdout)
+    time.sleep(pause)
     process.kill()
     process.communicate()
     cluster = Cluster(name=name)
     assert cluster.leftovers() != []
     cluster.close()
     assert cluster.leftovers() == []
+
+
+def test_a_process_that_nobody_noted_ends_with_its_namespace() -> None:
+    """A command that a killed run had started on a host, such as etcdctl, ends when the host is removed."""
+    namespace = Namespace.create(f"n{os.getpid()}-host1")
+    stray = namespace.start("sleep", "1000")
+    while not namespace.pids():
+        time.sleep(0.01)
+    namespace.close()
+    assert stray.wait(5) == -signal.SIGKILL
+    assert not namespace.path.exists()
 
 
 @pytest.mark.parametrize(
