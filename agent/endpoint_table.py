@@ -35,6 +35,10 @@ class EndpointTable:
         """Whether an operation on any endpoint is under way."""
         return bool(self._busy)
 
+    def is_busy(self, name: str) -> bool:
+        """Tell whether an operation on this endpoint is under way."""
+        return name in self._busy
+
     def load(self) -> None:
         """Read the records of an earlier run; RecordError if one does not parse: nothing is guessed."""
         for name, raw in self._records.load().items():

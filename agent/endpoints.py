@@ -33,9 +33,9 @@ from agent.core.status import Status
 from agent.endpoint_table import EndpointTable
 from agent.pool import uninterrupted
 from agent.releases import Releases
-from cni.plugin import AddRequest, CheckRequest, DelRequest
+from cni.plugin import AddRequest, CheckRequest, DelRequest, GcRequest
 from cni.result import Attachment
-from cni.spec import AskedWrongly, CniError, Code, TryAgain
+from cni.spec import AskedWrongly, Attached, CniError, Code, TryAgain
 
 log = logging.getLogger("ilanet.endpoints")
 
@@ -143,6 +143,29 @@ class Endpoints:
                 raise CniError(Code.CHECK_FAILED, f"pod {endpoint.pod} has no way through the datapath", name)
             return self._attachment(endpoint, registration)
 
+    async def gc(self, request: GcRequest) -> None:
+        """Detach every endpoint of a network that the runtime no longer has; one that is being worked on stays."""
+        stale = [
+            endpoint
+            for endpoint in self._table.wired()
+            if endpoint.network == request.network
+            and Attached(endpoint.container_id, endpoint.interface) not in request.keep
+            and not self._table.is_busy(endpoint.host_name)
+        ]
+        failures = []
+        for endpoint in stale:
+            async with self._table.exclusively(endpoint.container_id, endpoint.host_name):
+                if self._table.get(endpoint.host_name) is not endpoint:
+                    continue
+                log.warning("%s of container %s is no longer the runtime's", endpoint.pod, endpoint.container_id)
+                try:
+                    await self._take_apart(endpoint)
+                except (NetworkError, DatapathError, OSError) as error:
+                    failures.append(f"{endpoint.pod}: {error}")
+        self._releases.later()
+        if failures:
+            raise CniError(Code.IO_FAILURE, f"{len(failures)} of {len(stale)} are not freed", "; ".join(failures))
+
     async def status(self) -> None:
         """Return if ADD can be served; CniError says why not."""
         try:
@@ -171,6 +194,7 @@ class Endpoints:
             container_id=request.container_id,
             interface=request.interface,
             host_name=name,
+            network=request.network,
             identifier=identifier,
             pod=pod,
             generation=generation,

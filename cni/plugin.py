@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from cni import result, spec
 from cni.result import Attachment
-from cni.spec import AskedWrongly, CniError, Code, Command, PodName, Request
+from cni.spec import AskedWrongly, Attached, CniError, Code, Command, PodName, Request
 
 _LOG = logging.getLogger(__name__)
 
@@ -36,6 +36,9 @@ class AddRequest:
     netns_fd: int
     """The namespace itself, open for as long as the call lasts."""
 
+    network: str
+    """Name of the network configuration: GC frees by it."""
+
     pod: PodName
     keep_address: bool
 
@@ -57,6 +60,14 @@ class CheckRequest:
     netns_fd: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GcRequest:
+    """Free what a network has beyond the attachments that the runtime knows."""
+
+    network: str
+    keep: frozenset[Attached]
+
+
 class Network(Protocol):
     """What the agent does for runtimes; raises CniError, of which AskedWrongly and TryAgain are the usual ones."""
 
@@ -71,6 +82,12 @@ class Network(Protocol):
 
     async def check(self, request: CheckRequest) -> Attachment:
         """Return the attachment if links, address and routes stand; Code.UNKNOWN_CONTAINER, Code.CHECK_FAILED."""
+
+    async def gc(self, request: GcRequest) -> None:
+        """Detach whatever else this network has, nothing of other networks; the error names all that failed.
+
+        What is being added or deleted at the same time is left alone.
+        """
 
     async def status(self) -> None:
         """Return if ADD can be served; Code.NOT_AVAILABLE says why not."""
@@ -121,8 +138,8 @@ def answer_version(stdin: bytes) -> str:
     try:
         version = spec.decode(stdin).get("cniVersion")
     except CniError:
-        return spec.VERSIONS[0]
-    return version if version in spec.VERSIONS else spec.VERSIONS[0]
+        return spec.USUAL_VERSION
+    return version if version in spec.VERSIONS else spec.USUAL_VERSION
 
 
 async def _answer(
@@ -143,10 +160,11 @@ async def _answer(
     if request.command is Command.CHECK:
         await _check(request, _namespace(request, netns_fd, inode), network)
         return b""
-    if request.command is Command.STATUS:
-        await network.status()
+    if request.command is Command.GC:
+        await network.gc(GcRequest(network=request.config.name, keep=request.config.attachments))
         return b""
-    raise AskedWrongly(Code.INVALID_ENVIRONMENT, f"CNI_COMMAND {request.command.value} is not implemented yet")
+    await network.status()
+    return b""
 
 
 def _asked_version(stdin: bytes) -> str:
@@ -183,6 +201,7 @@ async def _add(request: Request, netns_fd: int, network: Network) -> bytes:
             interface=request.interface,
             netns=request.netns,
             netns_fd=netns_fd,
+            network=request.config.name,
             pod=request.pod,
             keep_address=request.config.keep_address,
         )

@@ -43,11 +43,12 @@ def encode(tree: Mapping[str, Any]) -> bytes:
 def success(attachment: Attachment, *, config: Config, interface: str, netns: str) -> bytes:
     """Return the result of ADD, in the version of the configuration, after what earlier plugins said."""
     previous = dict(config.previous or {})
-    newer = config.version != "1.0.0"
-    mtu = {"mtu": attachment.mtu} if newer else {}
+    mtu = {"mtu": attachment.mtu} if config.version == "1.1.0" else {}
+    family = {"version": "6"} if config.version == "0.4.0" else {}
     earlier = previous.get("interfaces") or []
     pod = {"name": interface, "mac": attachment.pod_mac, **mtu, "sandbox": netns}
     address = {
+        **family,
         "address": f"{attachment.address}/128",
         "gateway": str(attachment.gateway),
         "interface": len(earlier) + 1,

@@ -11,15 +11,19 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
-VERSIONS = ("1.0.0", "1.1.0")
+VERSIONS = ("0.4.0", "1.0.0", "1.1.0")
 """Supported cniVersions, oldest first; cni/shim/shim.h repeats them, and a test compares."""
+
+USUAL_VERSION = "1.0.0"
+"""To answer in where the configuration does not say what was asked."""
 
 KEEP_ADDRESS = "ilanet.io/keep-address"
 """The pod annotation that asks to keep the address from one pod of a name to the next."""
 
 _ANNOTATIONS = "io.kubernetes.cri.pod-annotations"
+_VALID_ATTACHMENTS = "cni.dev/valid-attachments"
 _NO_VERSION = "0.1.0"
 _LONGEST_ID = 200
 """Characters of a container id: it is part of file names (255 bytes) and interface aliases (255 bytes)."""
@@ -106,6 +110,13 @@ class PodName:
     """Without Kubernetes: the container id."""
 
 
+class Attached(NamedTuple):
+    """A container's interface, as the runtime knows an attachment."""
+
+    container_id: str
+    interface: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """The network configuration on standard input."""
@@ -116,6 +127,9 @@ class Config:
     keep_address: bool
     previous: Mapping[str, Any] | None
     """prevResult, with interfaces, ips and routes known to be lists of objects."""
+
+    attachments: frozenset[Attached]
+    """What the runtime still has of this network; only GC gives it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,7 +253,7 @@ def parse_config(stdin: bytes, command: Command) -> Config:
             "incompatible CNI versions",
             f"config is {version!r}, plugin supports {', '.join(VERSIONS)}",
         )
-    if command in (Command.GC, Command.STATUS) and version == "1.0.0":
+    if command in (Command.GC, Command.STATUS) and version != "1.1.0":
         raise AskedWrongly(
             Code.INCOMPATIBLE_VERSION, f"{command.value} is not part of CNI {version}", "it came with 1.1.0"
         )
@@ -253,6 +267,7 @@ def parse_config(stdin: bytes, command: Command) -> Config:
         dns=_member(tree, "dns", dict, None),
         keep_address=_keep_address(tree),
         previous=_previous(tree),
+        attachments=_attachments(tree) if command is Command.GC else frozenset(),
     )
 
 
@@ -277,6 +292,27 @@ def _previous(tree: dict[str, Any]) -> dict[str, Any] | None:
             if not isinstance(item, dict):
                 raise AskedWrongly(Code.DECODING_FAILURE, f"prevResult.{key} holds a JSON {_kind(item)}, not an object")
     return previous
+
+
+def _attachments(tree: dict[str, Any]) -> frozenset[Attached]:
+    """Return the attachments that GC must keep.  A missing list would free everything, so it is refused."""
+    if _VALID_ATTACHMENTS not in tree:
+        raise AskedWrongly(Code.INVALID_CONFIG, f"GC needs {_VALID_ATTACHMENTS!r}, which is missing")
+    found = set()
+    for item in _member(tree, _VALID_ATTACHMENTS, list, None) or []:
+        if not isinstance(item, dict):
+            raise AskedWrongly(
+                Code.DECODING_FAILURE, f"{_VALID_ATTACHMENTS!r} holds a JSON {_kind(item)}, not an object"
+            )
+        attached = Attached(_member(item, "containerID", str, ""), _member(item, "ifname", str, ""))
+        if not all(attached):
+            raise AskedWrongly(
+                Code.INVALID_CONFIG,
+                f"{_VALID_ATTACHMENTS!r} holds {_quoted(json.dumps(item))}",
+                "each must have a containerID and an ifname",
+            )
+        found.add(attached)
+    return frozenset(found)
 
 
 def _member(tree: dict[str, Any], key: str, kind: type, default: Any) -> Any:  # noqa: ANN401 - JSON

@@ -11,7 +11,7 @@ from typing import Any, Self
 from ila.address import Identifier
 from ila.mapping import Generation
 
-_VERSION = 1
+_VERSION = 2
 
 
 class RecordError(ValueError):
@@ -52,6 +52,9 @@ class Endpoint:
 
     host_name: str
     """Name of the host's end."""
+
+    network: str
+    """Name of the CNI network configuration that it was added by."""
 
     identifier: Identifier
     pod: Pod

@@ -104,7 +104,7 @@ static int serve(const char *command)
 	struct request request = {.netns = -1};
 	struct failure failure;
 	struct answer answer;
-	const char *version = is(command, "VERSION") ? NEWEST_VERSION : OLDEST_VERSION;
+	const char *version = is(command, "VERSION") ? NEWEST_VERSION : USUAL_VERSION;
 
 	if (!gather_environment(&request.environment))
 		return give_up(command, version, CODE_ENVIRONMENT,

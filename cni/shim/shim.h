@@ -21,9 +21,11 @@
 #define LARGEST_INPUT       (1u << 20)
 #define LARGEST_ANSWER      (1u << 20)
 
-// cniVersions that we support (cni/spec.py has the same, a test compares), oldest first.
-#define VERSIONS       "\"1.0.0\", \"1.1.0\""
-#define OLDEST_VERSION "1.0.0"
+// cniVersions that we support (cni/spec.py has the same, a test compares), oldest first, and the
+// one to answer in where we cannot tell what was asked.
+#define VERSIONS       "\"0.4.0\", \"1.0.0\", \"1.1.0\""
+#define OLDEST_VERSION "0.4.0"
+#define USUAL_VERSION  "1.0.0"
 #define NEWEST_VERSION "1.1.0"
 
 // Error codes of the CNI specification.
@@ -78,8 +80,8 @@ bool ask_agent(const char *path, const struct request *request, moment deadline,
 // Writes all of it; false if the descriptor does not take it.
 bool write_all(int descriptor, struct bytes output);
 
-// The value of "cniVersion" in a network configuration if we support it, else the oldest that we
-// support.
+// The value of "cniVersion" in a network configuration if we support it, else
+// USUAL_VERSION.
 const char *answer_version(struct bytes input);
 
 // Prints the error object of the CNI specification on standard output.

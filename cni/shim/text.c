@@ -49,18 +49,18 @@ static void append_escaped(struct text *text, const char *piece)
 
 const char *answer_version(struct bytes input)
 {
-	static const char *const supported[] = {OLDEST_VERSION, NEWEST_VERSION};
+	static const char *const supported[] = {OLDEST_VERSION, USUAL_VERSION, NEWEST_VERSION};
 	static const char key[] = "\"cniVersion\"";
 	const char *end = input.at + input.size;
 	const char *found = memmem(input.at, input.size, key, sizeof(key) - 1);
 	const char *at;
 
 	if (!found)
-		return OLDEST_VERSION;
+		return USUAL_VERSION;
 	for (at = found + sizeof(key) - 1; at < end && strchr(" \t\r\n:", *at) && *at; at++)
 		;
 	if (at == end || *at++ != '"')
-		return OLDEST_VERSION;
+		return USUAL_VERSION;
 	for (size_t i = 0; i < sizeof(supported) / sizeof(*supported); i++) {
 		size_t size = strlen(supported[i]);
 
@@ -68,7 +68,7 @@ const char *answer_version(struct bytes input)
 		    at[size] == '"')
 			return supported[i];
 	}
-	return OLDEST_VERSION;
+	return USUAL_VERSION;
 }
 
 bool print_error(const char *version, enum code code, const char *message, const char *details,

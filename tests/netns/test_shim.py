@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from agent.cni_server import BadRequest, CniServer, _parse_environment, listen
-from cni.plugin import AddRequest, CheckRequest, DelRequest
+from cni.plugin import AddRequest, CheckRequest, DelRequest, GcRequest
 from cni.result import Attachment
 from cni.spec import VERSIONS, AskedWrongly, Code
 from lab.namespace import Namespace
@@ -140,6 +140,9 @@ class FakeNetwork:
     async def check(self, request: CheckRequest) -> Attachment:
         self.calls.append(request)
         return ATTACHMENT
+
+    async def gc(self, request: GcRequest) -> None:
+        self.calls.append(request)
 
     async def status(self) -> None:
         self.calls.append("status")

@@ -17,8 +17,8 @@ from agent.endpoint_table import EndpointTable
 from agent.endpoints import Endpoints
 from agent.releases import Releases
 from agent.upkeep import Upkeep
-from cni.plugin import AddRequest, CheckRequest, DelRequest
-from cni.spec import CniError, Code, PodName
+from cni.plugin import AddRequest, CheckRequest, DelRequest, GcRequest
+from cni.spec import Attached, CniError, Code, PodName
 from tests.fakes import (
     DOMAIN,
     NODE_ADDRESS,
@@ -91,12 +91,15 @@ def node() -> Iterator[Node]:
         yield made
 
 
-def add(name: str, container: str = "", *, keep: bool = False, interface: str = "eth0") -> AddRequest:
+def add(
+    name: str, container: str = "", *, keep: bool = False, interface: str = "eth0", network: str = "ilanet"
+) -> AddRequest:
     return AddRequest(
         container_id=container or f"c-{name}",
         interface=interface,
         netns=f"/run/netns/{name}",
         netns_fd=0,
+        network=network,
         pod=PodName(namespace="default", name=name, uid=f"uid-{name}"),
         keep_address=keep,
     )
@@ -266,3 +269,38 @@ async def test_nothing_is_released_while_wired(node: Node) -> None:
     assert await node.releases.step()
     assert [endpoint.state for endpoint in node.kept.wired()] == [State.WIRED]
     assert "release" not in node.controller.calls
+
+
+async def test_gc_frees_what_the_runtime_no_longer_has(node: Node) -> None:
+    """R23: links, datapath, records and identifiers of this network, and nothing of what is listed or another's."""
+    for name in ("kept", "gone", "lost"):
+        await node.endpoints.add(add(name))
+    await node.endpoints.add(add("other", network="second"))
+    await node.endpoints.gc(GcRequest(network="ilanet", keep=frozenset({Attached("c-kept", "eth0")})))
+    assert await node.releases.step()
+    left = {host_name(container, "eth0") for container in ("c-kept", "c-other")}
+    assert node.wiring.pods.keys() == left
+    assert node.records.files.keys() == left
+    assert len(node.datapath.endpoints) == 2
+    assert node.controller.holders.keys() == {"default/kept", "default/other"}
+
+
+async def test_gc_goes_on_after_a_failure_and_tells_of_it(node: Node) -> None:
+    """R23: the rest is freed, the error names the one that was not, and the next GC frees it."""
+    for name in ("one", "two"):
+        await node.endpoints.add(add(name))
+    node.wiring.fail_next["unwire"] = NetworkError("busy")
+    with pytest.raises(CniError, match="1 of 2") as error:
+        await node.endpoints.gc(GcRequest(network="ilanet", keep=frozenset()))
+    assert error.value.details == "default/one: busy"
+    assert node.wiring.pods.keys() == {host_name("c-one", "eth0")}
+    await node.endpoints.gc(GcRequest(network="ilanet", keep=frozenset()))
+    assert node.nothing_left()
+
+
+async def test_gc_leaves_alone_what_is_being_worked_on(node: Node) -> None:
+    """R23, most commonly missed 19: an ADD under way is not in the runtime's list."""
+    await node.endpoints.add(add("web"))
+    async with node.kept.exclusively("c-web", host_name("c-web", "eth0")):
+        await node.endpoints.gc(GcRequest(network="ilanet", keep=frozenset()))
+    assert node.wiring.pods.keys() == {host_name("c-web", "eth0")}

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from cni import plugin
-from cni.plugin import AddRequest, CheckRequest, DelRequest, Reply
+from cni.plugin import AddRequest, CheckRequest, DelRequest, GcRequest, Reply
 from cni.result import Attachment
-from cni.spec import AskedWrongly, CniError, Code, PodName, TryAgain
+from cni.spec import AskedWrongly, Attached, CniError, Code, PodName, TryAgain
 
 ATTACHMENT = Attachment(
     address=ipaddress.IPv6Address("fd00:a::2000:0:0:1"),
@@ -53,6 +53,9 @@ class FakeNetwork:
 
     async def check(self, request: CheckRequest) -> Attachment:
         return self._call(request)
+
+    async def gc(self, request: GcRequest) -> None:
+        self._call(request)
 
     async def status(self) -> None:
         self._call("status")
@@ -108,10 +111,19 @@ async def test_add_answers_in_version_1_0(network: FakeNetwork, netns: int) -> N
             interface="eth0",
             netns=NETNS,
             netns_fd=netns,
+            network="ilanet",
             pod=PodName(namespace="shop", name="web-0", uid="a-b-c"),
             keep_address=False,
         )
     ]
+
+
+async def test_add_answers_in_version_0_4(network: FakeNetwork, netns: int) -> None:
+    """R8: before 1.0 each address says its family."""
+    tree = json.loads((await call(network, "ADD", config("0.4.0"), netns)).stdout)
+    assert tree["cniVersion"] == "0.4.0"
+    assert [item["version"] for item in tree["ips"]] == ["6"]
+    assert all("mtu" not in item for item in (*tree["interfaces"], *tree["routes"]))
 
 
 async def test_add_answers_in_version_1_1(network: FakeNetwork, netns: int) -> None:
@@ -257,7 +269,7 @@ async def test_version_needs_nothing(network: FakeNetwork, stdin: bytes, version
     """R11: no other variable, no valid input."""
     reply = await plugin.run({"CNI_COMMAND": "VERSION"}, stdin, None, network)
     assert reply.exit_code == 0
-    assert json.loads(reply.stdout) == {"cniVersion": version, "supportedVersions": ["1.0.0", "1.1.0"]}
+    assert json.loads(reply.stdout) == {"cniVersion": version, "supportedVersions": ["0.4.0", "1.0.0", "1.1.0"]}
 
 
 @pytest.mark.parametrize(
@@ -276,9 +288,14 @@ async def test_status_is_the_network_s(network: FakeNetwork) -> None:
     assert error(await call(network, "STATUS", config("1.1.0")))["code"] == Code.NOT_AVAILABLE
 
 
-async def test_gc_is_not_there_yet(network: FakeNetwork) -> None:
-    """It says so, rather than succeed without doing anything (R23b)."""
-    assert error(await call(network, "GC", config("1.1.0")))["code"] == Code.INVALID_ENVIRONMENT
+async def test_gc_names_the_network_and_what_lives(network: FakeNetwork) -> None:
+    """R23: empty output; what could not be freed is told."""
+    listed = {"cni.dev/valid-attachments": [{"containerID": "a", "ifname": "eth0"}]}
+    stdin = config("1.1.0", **listed)
+    assert await call(network, "GC", stdin, CNI_CONTAINERID="", CNI_IFNAME="", CNI_NETNS="") == Reply(0, b"")
+    assert network.calls == [GcRequest(network="ilanet", keep=frozenset({Attached("a", "eth0")}))]
+    network.fail_next = CniError(Code.IO_FAILURE, "1 of 2 are not freed")
+    assert error(await call(network, "GC", stdin))["code"] == Code.IO_FAILURE
 
 
 async def test_a_kept_address_needs_a_name(network: FakeNetwork, netns: int) -> None:

@@ -156,12 +156,12 @@ def test_a_network_name_that_is_none_is_refused(name: str) -> None:
     assert refused({"cniVersion": "1.0.0"}).code is Code.INVALID_CONFIG
 
 
-@pytest.mark.parametrize("version", ["", "0.1.0", "0.4.0", "1.0", "1.2.0", "v1.0.0", "2.0.0"])
+@pytest.mark.parametrize("version", ["", "0.1.0", "0.3.1", "1.0", "1.2.0", "v1.0.0", "2.0.0"])
 def test_a_version_that_we_do_not_speak_is_refused(version: str) -> None:
     """R4: code 1 with both sides' versions in the details; none means 0.1.0."""
     error = refused({**CONFIG, "cniVersion": version})
     assert error.code is Code.INCOMPATIBLE_VERSION
-    assert "1.0.0, 1.1.0" in error.details
+    assert "0.4.0, 1.0.0, 1.1.0" in error.details
     assert (version or "0.1.0") in error.details
 
 
@@ -169,7 +169,40 @@ def test_a_version_that_we_do_not_speak_is_refused(version: str) -> None:
 def test_commands_that_came_with_1_1_need_it(command: str) -> None:
     """R5."""
     assert refused(CNI_COMMAND=command).code is Code.INCOMPATIBLE_VERSION
-    assert parse({**CONFIG, "cniVersion": "1.1.0"}, CNI_COMMAND=command).command.value == command
+    assert refused({**CONFIG, "cniVersion": "0.4.0"}, CNI_COMMAND=command).code is Code.INCOMPATIBLE_VERSION
+    config = {**CONFIG, "cniVersion": "1.1.0", "cni.dev/valid-attachments": []}
+    assert parse(config, CNI_COMMAND=command).command.value == command
+
+
+@pytest.mark.parametrize("listed", [None, []])
+def test_gc_with_an_empty_list_keeps_nothing(listed: list[object] | None) -> None:
+    """R23: Go writes an empty list as null."""
+    config = {**CONFIG, "cniVersion": "1.1.0", "cni.dev/valid-attachments": listed}
+    assert parse(config, CNI_COMMAND="GC").config.attachments == frozenset()
+
+
+def test_gc_keeps_what_is_listed() -> None:
+    """R23: by container and interface."""
+    listed = [{"containerID": "a", "ifname": "eth0"}, {"containerID": "a", "ifname": "net1", "extra": 1}]
+    config = {**CONFIG, "cniVersion": "1.1.0", "cni.dev/valid-attachments": listed}
+    assert parse(config, CNI_COMMAND="GC").config.attachments == {("a", "eth0"), ("a", "net1")}
+    assert parse(config).config.attachments == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("members", "code"),
+    [
+        ({}, Code.INVALID_CONFIG),
+        ({"cni.dev/valid-attachments": {}}, Code.DECODING_FAILURE),
+        ({"cni.dev/valid-attachments": ["a"]}, Code.DECODING_FAILURE),
+        ({"cni.dev/valid-attachments": [{"containerID": 1, "ifname": "eth0"}]}, Code.DECODING_FAILURE),
+        ({"cni.dev/valid-attachments": [{"containerID": "a"}]}, Code.INVALID_CONFIG),
+        ({"cni.dev/valid-attachments": [{"ifname": "eth0"}]}, Code.INVALID_CONFIG),
+    ],
+)
+def test_gc_refuses_a_list_that_it_cannot_read_whole(members: dict[str, Any], code: Code) -> None:
+    """What is not understood might be an attachment that lives: nothing is freed."""
+    assert refused({**CONFIG, "cniVersion": "1.1.0", **members}, CNI_COMMAND="GC").code is code
 
 
 @pytest.mark.parametrize(("configured", "annotation"), [("", "true"), ("true", "false"), ("true", "")])
