@@ -11,9 +11,11 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import shutil
 import signal
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -25,6 +27,7 @@ from agent.core.datapath import DatapathError
 from agent.core.mappings import MappingTable
 from agent.core.network import NetworkError
 from agent.core.status import Status
+from agent.deletes import DeleteQueue
 from agent.endpoint_table import EndpointTable
 from agent.endpoints import Endpoints
 from agent.http import HttpServer
@@ -102,6 +105,7 @@ class Agent:
             status=self._status,
             pool=self._pool,
         )
+        deletes = DeleteQueue(path=config.state_directory / "deletes", pool=self._pool)
         network = Endpoints(
             address=config.address,
             controller=controller,
@@ -112,6 +116,7 @@ class Agent:
             status=self._status,
             timings=StepTimings(registry=self._registry),
             pool=self._pool,
+            forget_queued=deletes.forget,
         )
         self._node = Node(
             address=config.address,
@@ -133,7 +138,12 @@ class Agent:
             pool=self._pool,
         )
         self._loop = Loop(
-            steps=[("host", self._node.step), ("endpoints", self._upkeep.step), ("mappings", self._flush)],
+            steps=[
+                ("host", self._node.step),
+                ("deletes", partial(deletes.replay, network)),
+                ("endpoints", self._upkeep.step),
+                ("mappings", self._flush),
+            ],
             status=self._status,
             resync=config.resync,
             retry=RETRY,
@@ -262,6 +272,7 @@ def _uninstall(config: AgentConfig) -> None:
         for key in directory.load():
             directory.remove(key)
         (config.state_directory / name).rmdir()
+    shutil.rmtree(config.state_directory / "deletes", ignore_errors=True)
 
 
 def main() -> int:

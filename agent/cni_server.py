@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Serves the CNI executable on a unix socket: reads its request, runs the plugin, writes its answer.
 
-The wire form (cni/shim/shim.h repeats it): the request is b"ILA1", the lengths of the environment block and of
-standard input (32 bits each, network order), then both; the first bytes carry the open descriptor of CNI_NETNS,
-if it could be opened.  The answer is one byte exit status, the length of standard output (32 bits), and it.
+The first bytes of a request (agent/core/request.py) carry the open descriptor of CNI_NETNS, if it could be
+opened.  The answer is one byte exit status, the length of standard output (32 bits), and it.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 
+from agent.core.request import HEADER_SIZE, BadRequest, parse_environment, parse_header
 from cni import plugin
 from cni.plugin import Network, Reply
 from cni.result import failure
@@ -24,11 +24,6 @@ from cni.spec import TryAgain
 
 _LOG = logging.getLogger(__name__)
 
-MAGIC = b"ILA1"
-LARGEST_ENVIRONMENT = 128 << 10
-LARGEST_INPUT = 1 << 20
-
-_HEADER = struct.Struct("!4sII")
 _ANSWER = struct.Struct("!BI")
 _CREDENTIALS = struct.Struct("=iII")
 _BACKLOG = 256
@@ -37,12 +32,8 @@ _LONGEST_PATH = 107
 _ROOT = 0
 _ACCEPT_PAUSE = 0.2
 
-COMMAND_SECONDS: Mapping[str, float] = {"ADD": 80.0, "DEL": 50.0, "CHECK": 8.0}
+COMMAND_SECONDS: Mapping[str, float] = {"ADD": 80.0, "DEL": 15.0, "CHECK": 8.0, "GC": 50.0}
 """How long the plugin may take: less than the executable waits (cni/shim/main.c), so that ADD undoes itself first."""
-
-
-class BadRequest(Exception):  # noqa: N818 - says what it is
-    """What arrived is not from our executable; the connection is closed without an answer."""
 
 
 class CniServer:
@@ -148,23 +139,9 @@ def _check_peer(connection: socket.socket) -> None:
 
 async def _read_request(connection: socket.socket, descriptors: list[int]) -> tuple[dict[str, str], bytes]:
     """Return environment and standard input; open descriptors that came along are appended at once."""
-    magic, environment, stdin = _HEADER.unpack(await _read(connection, _HEADER.size, descriptors))
-    if magic != MAGIC:
-        raise BadRequest(f"it begins with {magic!r}, not {MAGIC!r}")
-    if environment > LARGEST_ENVIRONMENT or stdin > LARGEST_INPUT:
-        raise BadRequest(f"it announces {environment} bytes of environment and {stdin} of input")
+    environment, stdin = parse_header(await _read(connection, HEADER_SIZE, descriptors))
     block = await _read(connection, environment, descriptors)
-    return _parse_environment(block), await _read(connection, stdin, descriptors)
-
-
-def _parse_environment(block: bytes) -> dict[str, str]:
-    found = {}
-    for pair in filter(None, block.split(b"\0")):
-        key, separator, value = pair.partition(b"=")
-        if not separator or not key.startswith(b"CNI_"):
-            raise BadRequest(f"its environment holds {pair[:80]!r}")
-        found[os.fsdecode(key)] = os.fsdecode(value)
-    return found
+    return parse_environment(block), await _read(connection, stdin, descriptors)
 
 
 async def _read(connection: socket.socket, size: int, descriptors: list[int]) -> bytes:

@@ -67,7 +67,9 @@ class Endpoints:
         status: Status,
         timings: Timings,
         pool: Executor,
+        forget_queued: Callable[[str, str], None],
     ) -> None:
+        """Take the parts around it; forget_queued drops a DEL that the executable queued for an attachment."""
         self._address = address
         self._controller = controller
         self._datapath = datapath
@@ -77,6 +79,7 @@ class Endpoints:
         self._status = status
         self._timings = timings
         self._pool = pool
+        self._forget_queued = forget_queued
 
     # --- what the runtime asks ---
 
@@ -86,6 +89,7 @@ class Endpoints:
         async with self._table.exclusively(request.container_id, name):
             registration = self._serving()
             self._refuse_second(request)
+            self._forget_queued(request.container_id, request.interface)
             known = self._table.get(name)
             if known is not None and known.state is State.WIRED:
                 if await self._is_wired(known, registration, request.netns_fd):
@@ -110,11 +114,15 @@ class Endpoints:
         name = host_name(request.container_id, request.interface)
         async with self._table.exclusively(request.container_id, name):
             endpoint = self._table.get(name)
-            if endpoint is None:
-                await self._in_pool(self._wiring.unwire, name)
-                return
-            if endpoint.state is State.WIRED:
-                endpoint = await self._take_apart(endpoint)
+            try:
+                if endpoint is None:
+                    await self._in_pool(self._wiring.unwire, name)
+                    return
+                if endpoint.state is State.WIRED:
+                    endpoint = await self._take_apart(endpoint)
+            except (NetworkError, DatapathError, OSError) as error:
+                what = f"container {request.container_id!r} cannot be detached from {request.interface!r} now"
+                raise TryAgain(what, str(error)) from error
             try:
                 async with asyncio.timeout(RELEASE_WAIT):
                     await self._releases.release(endpoint)

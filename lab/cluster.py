@@ -227,7 +227,7 @@ class Cluster:
             "address": host.address,
             "underlay": [host.device],
             "locator": str(host.locator),
-            "state_directory": str(self._kept / host.name / "state"),
+            "state_directory": str(self._state(host)),
             "runtime_directory": str(place / "run"),
             "bpf_directory": str(bpf / "ilanet"),
             "bpf_object": str(SOURCE / "build/ilanet.bpf.o"),
@@ -290,6 +290,7 @@ class Cluster:
             uid=f"uid-{name}",
             container_id=container,
             socket=self.socket(host),
+            queue=self.queue(host),
             keep_address=keep_address,
         )
         self.pods[name] = pod
@@ -299,6 +300,13 @@ class Cluster:
     def socket(self, host: Host) -> Path:
         """Return where a host's agent serves CNI."""
         return self.directory / host.name / "run/cni.sock"
+
+    def queue(self, host: Host) -> Path:
+        """Return where DELs wait for a host's agent."""
+        return self._state(host) / "deletes"
+
+    def _state(self, host: Host) -> Path:
+        return self._kept / host.name / "state"
 
 
 class InHost(Etcd):

@@ -38,6 +38,9 @@ class Pod:
     socket: Path
     """Of the agent on its host; other hosts of the lab have other ones."""
 
+    queue: Path
+    """Where the executable keeps DELs while that agent is away."""
+
     keep_address: bool = False
     result: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
@@ -75,6 +78,7 @@ class Pod:
             "CNI_PATH": str(EXECUTABLE.parent),
             "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={self.name};K8S_POD_UID={self.uid}",
             "ILANET_SOCKET": str(self.socket),
+            "ILANET_QUEUE": str(self.queue),
             **environment,
         }
         done = subprocess.run(

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The CNI executable: hands a runtime's request to the agent of this host and prints the agent's
-// answer. All logic is the agent's (cni/ in Python); here are only deadlines and what to say when
+// answer. All logic is the agent's (cni/ in Python); here are only deadlines and what to do when
 // the agent is away.
 #define _GNU_SOURCE
 #include <errno.h>
@@ -26,7 +26,7 @@ static const struct command {
 	const char *name;
 	int milliseconds;
 } commands[] = {
-	{"ADD", 90000},   {"DEL", 60000},    {"CHECK", 10000},
+	{"ADD", 90000},   {"DEL", 20000},    {"CHECK", 10000},
 	{"STATUS", 1000}, {"VERSION", 1000}, {"", 60000},
 };
 #endif
@@ -97,6 +97,45 @@ static int give_up(const char *command, const char *version, enum code code, str
 	return EXIT_FAILURE;
 }
 
+static bool is_letter_or_digit(char c)
+{
+	return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+}
+
+// The rules of the CNI specification, as cni/spec.py has them: no '/' among them, for one.
+static bool find_attachment(struct attachment *attachment)
+{
+	const char *container = getenv("CNI_CONTAINERID"), *interface = getenv("CNI_IFNAME");
+
+	if (!container || !is_letter_or_digit(*container) || strlen(container) > LONGEST_CONTAINER)
+		return false;
+	for (const char *c = container; *c; c++) {
+		if (!is_letter_or_digit(*c) && !strchr("_.-", *c))
+			return false;
+	}
+	if (!interface || !*interface || strlen(interface) > LONGEST_INTERFACE ||
+	    strpbrk(interface, "/: \t\n\v\f\r") || is(interface, ".") || is(interface, ".."))
+		return false;
+	*attachment = (struct attachment){container, interface};
+	return true;
+}
+
+// The agent is away or makes no sense: a DEL succeeds all the same, or its pod could never end.
+static int keep_delete(const char *version, const struct request *request)
+{
+	const char *path = getenv(QUEUE_VARIABLE);
+	struct attachment attachment;
+	struct failure failure;
+
+	if (!find_attachment(&attachment))
+		return give_up(
+			"DEL", version, CODE_ENVIRONMENT,
+			(struct failure){"CNI_CONTAINERID or CNI_IFNAME is missing or none", 0});
+	if (queue_delete(path && *path ? path : QUEUE_PATH, &attachment, request, &failure))
+		return EXIT_SUCCESS;
+	return give_up("DEL", version, CODE_TRY_AGAIN, failure);
+}
+
 static int serve(const char *command)
 {
 	moment deadline = now() + deadline_of(command);
@@ -116,7 +155,8 @@ static int serve(const char *command)
 		version = answer_version(request.input);
 	request.netns = open_namespace();
 	if (!ask_agent(path && *path ? path : SOCKET_PATH, &request, deadline, &answer, &failure))
-		return give_up(command, version, CODE_TRY_AGAIN, failure);
+		return is(command, "DEL") ? keep_delete(version, &request)
+					  : give_up(command, version, CODE_TRY_AGAIN, failure);
 	return write_all(STDOUT_FILENO, answer.output) ? answer.exit_status : EXIT_FAILURE;
 }
 

@@ -7,11 +7,20 @@
 #include <stddef.h>
 #include <stdint.h>
 
-// Paths and deadlines may be replaced at build time; SOCKET_VARIABLE replaces the path at run time.
+// Paths and deadlines may be replaced at build time; the variables replace the paths at run time.
 #ifndef SOCKET_PATH
 #define SOCKET_PATH "/run/ilanet/cni.sock"
 #endif
 #define SOCKET_VARIABLE "ILANET_SOCKET"
+#ifndef QUEUE_PATH
+#define QUEUE_PATH "/var/lib/ilanet/deletes"
+#endif
+#define QUEUE_VARIABLE "ILANET_QUEUE"
+
+// DELs that wait for the agent, at most: a node runs a few hundred pods.
+#ifndef LARGEST_QUEUE
+#define LARGEST_QUEUE 4096
+#endif
 
 // The wire form (agent/cni_server.py describes it and holds the same limits).
 #define REQUEST_MAGIC       "ILA1"
@@ -20,6 +29,12 @@
 #define LARGEST_ENVIRONMENT (128u << 10)
 #define LARGEST_INPUT       (1u << 20)
 #define LARGEST_ANSWER      (1u << 20)
+
+// Characters of a container id and of an interface's name (cni/spec.py has the same limits).
+#define LONGEST_CONTAINER 200
+#define LONGEST_INTERFACE 15
+// With a colon between and a NUL behind.
+#define LONGEST_ATTACHMENT (LONGEST_CONTAINER + LONGEST_INTERFACE + 2)
 
 // cniVersions that we support (cni/spec.py has the same, a test compares), oldest first, and the
 // one to answer in where we cannot tell what was asked.
@@ -47,6 +62,12 @@ struct request {
 	struct bytes environment; // "CNI_X=...", each with its NUL
 	struct bytes input;
 	int netns; // open descriptor, or -1
+};
+
+// Whose interface: both are fit to be part of a file's name.
+struct attachment {
+	const char *container;
+	const char *interface;
 };
 
 struct answer {
@@ -77,12 +98,23 @@ bool read_input(char *buffer, size_t capacity, moment deadline, struct bytes *in
 bool ask_agent(const char *path, const struct request *request, moment deadline,
 	       struct answer *answer, struct failure *failure);
 
+// Fills in the REQUEST_HEADER bytes that go before a request.
+void request_header(const struct request *request, char *header);
+
+// Keeps a DEL on disk for the agent, unless one for that attachment waits already; true once it
+// would survive a power failure.
+bool queue_delete(const char *path, const struct attachment *attachment,
+		  const struct request *request, struct failure *failure);
+
 // Writes all of it; false if the descriptor does not take it.
 bool write_all(int descriptor, struct bytes output);
 
 // The value of "cniVersion" in a network configuration if we support it, else
 // USUAL_VERSION.
 const char *answer_version(struct bytes input);
+
+// Writes a number's digits (10 at most) and returns the place behind them.
+char *put_number(char *at, unsigned int number);
 
 // Prints the error object of the CNI specification on standard output.
 bool print_error(const char *version, enum code code, const char *message, const char *details,

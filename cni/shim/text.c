@@ -22,17 +22,20 @@ static void append(struct text *text, const char *piece)
 	text->used += size;
 }
 
+char *put_number(char *at, unsigned int number)
+{
+	if (number >= 10)
+		at = put_number(at, number / 10);
+	*at = (char)('0' + number % 10);
+	return at + 1;
+}
+
 static void append_number(struct text *text, unsigned int number)
 {
 	char digits[11];
-	size_t at = sizeof(digits) - 1;
 
-	digits[at] = '\0';
-	do {
-		digits[--at] = (char)('0' + number % 10);
-		number /= 10;
-	} while (number);
-	append(text, digits + at);
+	*put_number(digits, number) = '\0';
+	append(text, digits);
 }
 
 // Appends the inside of a JSON string; what is not printable ASCII becomes U+FFFD.

@@ -96,6 +96,18 @@ bool write_all(int descriptor, struct bytes output)
 	return true;
 }
 
+// Only root's agent is told what a runtime asks, and believed; ours too, where we are not root.
+static bool is_trusted(int descriptor)
+{
+	struct ucred peer;
+	socklen_t size = sizeof(peer);
+
+	if (getsockopt(descriptor, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0)
+		return false;
+	errno = EPERM;
+	return peer.uid == 0 || peer.uid == geteuid();
+}
+
 static bool connect_to(int descriptor, const char *path, moment deadline)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
@@ -155,13 +167,20 @@ static bool send_all(int descriptor, struct bytes piece, int passed, moment dead
 	return true;
 }
 
-static bool send_request(int descriptor, const struct request *request, moment deadline)
+void request_header(const struct request *request, char *header)
 {
-	char header[REQUEST_HEADER] = REQUEST_MAGIC;
 	uint32_t sizes[2] = {htonl((uint32_t)request->environment.size),
 			     htonl((uint32_t)request->input.size)};
 
+	memcpy(header, REQUEST_MAGIC, 4);
 	memcpy(header + 4, sizes, sizeof(sizes));
+}
+
+static bool send_request(int descriptor, const struct request *request, moment deadline)
+{
+	char header[REQUEST_HEADER];
+
+	request_header(request, header);
 	return send_all(descriptor, (struct bytes){header, sizeof(header)}, request->netns,
 			deadline) &&
 	       send_all(descriptor, request->environment, -1, deadline) &&
@@ -220,6 +239,8 @@ bool ask_agent(const char *path, const struct request *request, moment deadline,
 		return failed(failure, "no socket can be had", errno);
 	if (!connect_to(descriptor, path, deadline))
 		answered = failed(failure, "its socket does not answer", errno);
+	else if (!is_trusted(descriptor))
+		answered = failed(failure, "its socket is another user's", errno);
 	else if (!send_request(descriptor, request, deadline))
 		answered = failed(failure, "the agent did not take the request", errno);
 	else

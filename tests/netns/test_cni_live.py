@@ -33,6 +33,7 @@ def fresh(live: Net) -> Iterator[Pod]:
         uid="uid-fresh",
         container_id="fresh",
         socket=live.cluster.socket(live.hosts[0]),
+        queue=live.cluster.queue(live.hosts[0]),
     )
     yield pod
     pod.delete()
@@ -54,7 +55,59 @@ def test_the_life_of_an_attachment(live: Net, fresh: Pod) -> None:
     assert caught.value.code == 3
 
 
-@pytest.mark.parametrize("version", ["1.0.0", "1.1.0"])
+def settled(live: Net, before: object) -> None:
+    """Wait until links and mappings are as they were."""
+    deadline = time.monotonic() + 20
+    while (links(live), mappings(live)) != before:
+        assert time.monotonic() < deadline, (links(live), mappings(live), before)
+        time.sleep(0.05)
+
+
+def test_dels_while_the_agent_is_down_are_made_good(live: Net, fresh: Pod) -> None:
+    """R19: pods end although nobody hears of it; the agent, once back, frees links, records and identifiers."""
+    before = links(live), mappings(live)
+    host = live.hosts[0]
+    fresh.add()
+    others = [live.cluster.pod(f"ends{number}", host) for number in range(3)]
+    live.cluster.agents[host.name].kill()
+    for pod in (fresh, *others):
+        pod.delete()
+        pod.delete()
+    assert len(list(fresh.queue.iterdir())) == 4
+    for pod in others:
+        live.cluster.pods.pop(pod.name).namespace.close()
+    live.cluster.start_agent(host)
+    settled(live, before)
+    assert list(fresh.queue.iterdir()) == []
+    fresh.add()
+    fresh.check()
+
+
+def test_gc_frees_what_the_runtime_has_forgotten(live: Net, fresh: Pod) -> None:
+    """R23: of this network name only; what is listed keeps its connections."""
+    before = links(live), mappings(live)
+    host = live.hosts[0]
+    fresh.add()
+    forgotten = live.cluster.pod("forgotten", host)
+    listed = [
+        {"containerID": pod.container_id, "ifname": "eth0"}
+        for pod in live.cluster.pods.values()
+        if pod.socket == fresh.socket and pod is not forgotten
+    ]
+    config = {"cniVersion": "1.1.0", "cni.dev/valid-attachments": [*listed, {"containerID": "fresh", "ifname": "eth0"}]}
+    fresh.call("GC", config={**config, "name": "another"})
+    forgotten.check()
+    fresh.call("GC", config=config)
+    with pytest.raises(CniError):
+        forgotten.check()
+    fresh.check()
+    ping(fresh.namespace, live.pod("c1").address)
+    fresh.delete()
+    settled(live, before)
+    live.cluster.pods.pop("forgotten").namespace.close()
+
+
+@pytest.mark.parametrize("version", ["0.4.0", "1.0.0", "1.1.0"])
 def test_the_result_is_in_the_version_of_the_configuration(fresh: Pod, version: str) -> None:
     """R8: cniVersion is the configuration's; 1.1.0 adds the MTU."""
     result = fresh.call("ADD", config={"cniVersion": version})
@@ -108,6 +161,7 @@ def test_a_configuration_that_is_no_json_object_is_code_6(live: Net, fresh: Pod,
             "CNI_IFNAME": "eth0",
             "CNI_PATH": "/opt/cni/bin",
             "ILANET_SOCKET": str(fresh.socket),
+            "ILANET_QUEUE": str(fresh.queue),
         },
         capture_output=True,
         check=False,

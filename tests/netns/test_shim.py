@@ -9,6 +9,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing
@@ -18,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from agent.cni_server import BadRequest, CniServer, _parse_environment, listen
+from agent.cni_server import CniServer, listen
+from agent.core.request import BadRequest, parse, parse_environment
 from cni.plugin import AddRequest, CheckRequest, DelRequest, GcRequest
 from cni.result import Attachment
 from cni.spec import VERSIONS, AskedWrongly, Code
@@ -37,6 +39,9 @@ ATTACHMENT = Attachment(
 )
 DEADLINE = 400
 """Milliseconds of the test builds."""
+
+LARGEST_QUEUE = 5
+"""DELs that the test builds keep."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,11 @@ class Shim:
     executable: Path
     socket: Path
 
+    @property
+    def queue(self) -> Path:
+        """Where it keeps DELs."""
+        return self.socket.parent / "deletes"
+
     def call(self, command: str = "ADD", stdin: bytes | None = CONFIG, **environment: str) -> Answer:
         words = {
             "CNI_COMMAND": command,
@@ -68,6 +78,7 @@ class Shim:
             "CNI_IFNAME": "eth0",
             "CNI_PATH": "/opt/cni/bin",
             "ILANET_SOCKET": str(self.socket),
+            "ILANET_QUEUE": str(self.queue),
             "PATH": "/bin",
             **environment,
         }
@@ -96,10 +107,10 @@ def build(target: Path, *flags: str) -> Path:
 def builds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Build the executable as it is shipped but for its deadline, and one that watches its own memory."""
     folder = tmp_path_factory.mktemp("shim")
-    deadline = f"-DDEADLINE={DEADLINE}"
-    watched = ("gcc", "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", deadline)
+    deadline = (f"-DDEADLINE={DEADLINE}", f"-DLARGEST_QUEUE={LARGEST_QUEUE}")
+    watched = ("gcc", "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", *deadline)
     return {
-        "plain": build(folder / "plain", "musl-gcc", "-static", "-Os", deadline),
+        "plain": build(folder / "plain", "musl-gcc", "-static", "-Os", *deadline),
         "watched": build(folder / "watched", *watched),
     }
 
@@ -363,8 +374,8 @@ def test_an_environment_that_is_not_cni_s_is_refused() -> None:
     """No equals sign, no CNI_; bytes that are no UTF-8 pass as they are."""
     for block in (b"CNI_A", b"PATH=/", b"=x"):
         with pytest.raises(BadRequest):
-            _parse_environment(block)
-    assert _parse_environment(b"CNI_A=\xff=\0CNI_B=\0") == {"CNI_A": "\udcff=", "CNI_B": ""}
+            parse_environment(block)
+    assert parse_environment(b"CNI_A=\xff=\0CNI_B=\0") == {"CNI_A": "\udcff=", "CNI_B": ""}
 
 
 async def test_a_path_too_long_for_a_socket_is_refused(tmp_path: Path, network: FakeNetwork) -> None:
@@ -475,7 +486,7 @@ async def test_no_socket_is_code_11_and_for_status_50(shim: Shim, kind: str) -> 
         path.mkdir()
     elif kind == "long":
         path = path.with_name("x" * 200)
-    for command, code in (("ADD", 11), ("DEL", 11), ("CHECK", 11), ("GC", 11), ("STATUS", 50)):
+    for command, code in (("ADD", 11), ("CHECK", 11), ("GC", 11), ("STATUS", 50)):
         answer = await shim.ask(command, ILANET_SOCKET=str(path))
         assert (answer.exit_code, answer.tree["code"], answer.stderr) == (1, code, "")
         said = answer.stdout.decode().lower()
@@ -550,6 +561,145 @@ def test_a_closed_stdout_is_a_failure(shim: Shim) -> None:
     )
     os.close(writing)
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize("owner", [1, 65534])
+def test_another_user_s_socket_is_not_asked(shim: Shim, owner: int) -> None:
+    """Whoever is not root may not read what runtimes say, nor answer for the agent."""
+    server = (
+        "import os, socket, sys; os.setuid(int(sys.argv[2])); s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); "
+        "s.listen(); print(flush=True); c = s.accept()[0]; c.settimeout(5); print(len(c.recv(9)), flush=True)"
+    )
+    place = Path(tempfile.mkdtemp(prefix="ilc-", dir="/run"))
+    place.chmod(0o777)
+    words = ["/usr/bin/python3", "-c", server, str(place / "cni.sock"), str(owner)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "\n"
+    answer = shim.call("ADD", ILANET_SOCKET=str(place / "cni.sock"))
+    shutil.rmtree(place)
+    assert (answer.exit_code, answer.tree["code"]) == (1, Code.TRY_AGAIN_LATER)
+    assert "another user" in answer.tree["details"]
+    assert process.communicate(timeout=10)[0] == "0\n"
+
+
+# --- DELs that wait for the agent ---
+
+
+async def test_a_del_without_the_agent_succeeds_and_is_kept(shim: Shim) -> None:
+    """R19: silent success; what was asked stands whole in the queue, once however often it is asked."""
+    for _ in range(2):
+        answer = await shim.ask("DEL", CNI_NETNS="/run/netns/gone", CNI_ARGS="A=B")
+        assert (answer.exit_code, answer.stdout, answer.stderr) == (0, b"", "")
+        (file,) = shim.queue.iterdir()
+        assert (file.name, file.stat().st_mode & 0o777) == ("c0ffee:eth0", 0o600)
+        environment, stdin = parse(file.read_bytes())
+        assert environment["CNI_CONTAINERID"] == "c0ffee"
+        assert environment["CNI_ARGS"] == "A=B"
+        assert stdin == CONFIG
+
+
+async def test_attachments_that_look_alike_are_two(shim: Shim) -> None:
+    """A dash may stand in both parts of the name, a colon in neither."""
+    await shim.ask("DEL", CNI_CONTAINERID="a-b", CNI_IFNAME="c")
+    await shim.ask("DEL", CNI_CONTAINERID="a", CNI_IFNAME="b-c")
+    assert {file.name for file in shim.queue.iterdir()} == {"a-b:c", "a:b-c"}
+
+
+@pytest.mark.parametrize("kind", GARBAGE)
+async def test_a_del_that_got_garbage_is_kept(shim: Shim, kind: str) -> None:
+    """Whoever sits on the socket: the pod can end."""
+
+    def serve(connection: socket.socket) -> None:
+        drain(connection)
+        connection.sendall(GARBAGE[kind])
+
+    assert (await rogue(shim, serve, "DEL")).exit_code == 0
+    assert [file.name for file in shim.queue.iterdir()] == ["c0ffee:eth0"]
+
+
+async def test_a_del_that_a_hung_agent_does_not_answer_is_kept(shim: Shim) -> None:
+    """At the deadline; kubelet is not held up for longer."""
+    with closing(listen(shim.socket)):
+        answer = await shim.ask("DEL")
+    assert answer.exit_code == 0
+    assert answer.seconds >= DEADLINE / 1000
+    assert [file.name for file in shim.queue.iterdir()] == ["c0ffee:eth0"]
+
+
+async def test_a_del_that_the_agent_refuses_is_not_kept(shim: Shim, network: FakeNetwork) -> None:
+    """Its answer is an answer."""
+    async with served(network, shim.socket):
+        assert (await shim.ask("DEL", b"no json")).tree["code"] == Code.DECODING_FAILURE
+    assert not shim.queue.exists()
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"CNI_CONTAINERID": ""},
+        {"CNI_CONTAINERID": "../x"},
+        {"CNI_CONTAINERID": "a/b"},
+        {"CNI_CONTAINERID": "a:b"},
+        {"CNI_CONTAINERID": ".hidden"},
+        {"CNI_CONTAINERID": "a" * 201},
+        {"CNI_IFNAME": ""},
+        {"CNI_IFNAME": ".."},
+        {"CNI_IFNAME": "a/b"},
+        {"CNI_IFNAME": "a:b"},
+        {"CNI_IFNAME": "e" * 16},
+    ],
+)
+async def test_a_del_of_no_attachment_is_not_kept(shim: Shim, environment: dict[str, str]) -> None:
+    """Code 4, as the agent would say; above all no file anywhere else."""
+    answer = await shim.ask("DEL", CONFIG, **environment)
+    assert (answer.exit_code, answer.tree["code"]) == (1, Code.INVALID_ENVIRONMENT)
+    assert list(shim.socket.parent.iterdir()) == []
+
+
+async def test_the_longest_names_are_kept(shim: Shim) -> None:
+    """200 and 15 characters."""
+    assert (await shim.ask("DEL", CNI_CONTAINERID="a" * 200, CNI_IFNAME="e" * 15)).exit_code == 0
+    assert [file.name for file in shim.queue.iterdir()] == [f"{'a' * 200}:{'e' * 15}"]
+
+
+async def test_the_queue_is_bounded(shim: Shim) -> None:
+    """A DEL beyond it fails, so that the runtime asks again; those that wait already still succeed."""
+    for number in range(LARGEST_QUEUE):
+        assert (await shim.ask("DEL", CNI_CONTAINERID=f"c{number}")).exit_code == 0
+    answer = await shim.ask("DEL", CNI_CONTAINERID="one-more")
+    assert (answer.exit_code, answer.tree["code"]) == (1, Code.TRY_AGAIN_LATER)
+    assert "no more DELs can be queued" in answer.tree["details"]
+    assert (await shim.ask("DEL", CNI_CONTAINERID="c0")).exit_code == 0
+    assert len(list(shim.queue.iterdir())) == LARGEST_QUEUE
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [("size=4k", "No space left on device"), ("nr_inodes=1", "No space left on device"), ("ro", "Read-only")],
+)
+def test_a_disk_that_takes_nothing_is_an_error(shim: Shim, options: str, words: str) -> None:
+    """Full in bytes or files, or read-only: code 11 with the kernel's words, and no half of a file."""
+    shim.queue.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(shim.queue)], check=True)
+    try:
+        answer = shim.call("DEL", CONFIG + b" " * 10_000)
+        assert (answer.exit_code, answer.tree["code"]) == (1, Code.TRY_AGAIN_LATER)
+        assert words in answer.tree["details"]
+        assert list(shim.queue.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(shim.queue)], check=True)
+
+
+@pytest.mark.parametrize("kind", ["file", "missing parent"])
+async def test_a_folder_that_cannot_be_is_an_error(shim: Shim, kind: str) -> None:
+    """In words that containerd does not take for "the container is gone"."""
+    if kind == "file":
+        shim.queue.write_text("x")
+    path = shim.queue if kind == "file" else shim.queue / "a/b"
+    answer = await shim.ask("DEL", ILANET_QUEUE=str(path))
+    assert (answer.exit_code, answer.tree["code"]) == (1, Code.TRY_AGAIN_LATER)
+    assert "no such file" not in answer.stdout.decode().lower()
 
 
 # --- the executable as it is shipped ---

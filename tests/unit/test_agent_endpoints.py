@@ -75,6 +75,7 @@ class Node:
             status=status,
             timings=FakeTimings(),
             pool=self.pool,
+            forget_queued=lambda *_: None,
         )
 
     def nothing_left(self) -> bool:
