@@ -22,6 +22,8 @@ from prometheus_client import CollectorRegistry
 
 from agent.cni_server import CniServer
 from agent.config import AgentConfig
+from agent.conflist import Conflist
+from agent.conflist import remove as remove_conflist
 from agent.controller import GrpcController
 from agent.core.datapath import DatapathError
 from agent.core.mappings import MappingTable
@@ -137,9 +139,18 @@ class Agent:
             pods=self._upkeep.routes,
             pool=self._pool,
         )
+        conflist = Conflist(
+            path=config.cni_config,
+            chain=config.cni_chain,
+            plugins=config.cni_plugins,
+            datapath=self._datapath,
+            status=self._status,
+            pool=self._pool,
+        )
         self._loop = Loop(
             steps=[
                 ("host", self._node.step),
+                ("conflist", conflist.step),
                 ("deletes", partial(deletes.replay, network)),
                 ("endpoints", self._upkeep.step),
                 ("mappings", self._flush),
@@ -263,7 +274,8 @@ async def _run(config: AgentConfig) -> None:
 
 
 def _uninstall(config: AgentConfig) -> None:
-    """Remove links, routes, rules, programs, pins and records; then restore the sysctls."""
+    """Remove what runtimes read, links, routes, rules, programs, pins and records; then restore the sysctls."""
+    remove_conflist(config.cni_config)
     KernelHost(records=RecordDirectory(path=config.state_directory / "sysctl")).uninstall()
     RejectTable(mark=config.reject_mark).remove()
     BpfDatapath(object_path=config.bpf_object, pin_directory=config.bpf_directory).unload()

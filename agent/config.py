@@ -7,6 +7,7 @@ import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.core.conflist import CHAINABLE
 from agent.core.datapath import HostPath
 from ila import log, settings
 from ila.address import Locator
@@ -23,6 +24,14 @@ def _underlay(value: object) -> tuple[str, ...]:
     names = settings.device_names(value)
     if not names:
         raise ValueError("must name at least one device")
+    return names
+
+
+def _chain(value: object) -> tuple[str, ...]:
+    names = settings.texts(value)
+    for name in names:
+        if name not in CHAINABLE or names.count(name) > 1:
+            raise ValueError(f"must name each of {', '.join(CHAINABLE)} at most once")
     return names
 
 
@@ -81,6 +90,18 @@ class AgentConfig:
 
     bpf_object: Path = setting(settings.file_path, Path("/usr/lib/ilanet/ilanet.bpf.o"))
     """The compiled BPF programs."""
+
+    cni_config: Path = setting(settings.file_path, Path("/etc/cni/net.d/10-ilanet.conflist"))
+    """The network configuration that runtimes read: there once this agent can serve, until it is uninstalled."""
+
+    cni_plugins: Path = setting(settings.file_path, Path("/opt/cni/bin"))
+    """Where the runtime finds plugins."""
+
+    cni_chain: tuple[str, ...] = setting(_chain, ("portmap", "bandwidth"))
+    """Plugins of the CNI project that follow ours, in this order: 'portmap', 'bandwidth', 'tuning'.
+
+    One that is not among `cni_plugins`, or cannot work on this kernel, is left out, and the status says why.
+    """
 
     http: str = setting(settings.endpoint, "[::]:9475")
     """Where metrics, /healthz and /readyz are served."""

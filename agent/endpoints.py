@@ -207,6 +207,7 @@ class Endpoints:
             pod=pod,
             generation=generation,
             mtu=self._status.mtu,
+            limited=request.limited,
             state=State.WIRED,
         )
         undo.push_async_callback(self._give_up, endpoint)
@@ -216,8 +217,16 @@ class Endpoints:
         with self._timed("datapath"):
             undo.callback(self._close, endpoint)
             try:
-                self._datapath.attach_pod(wired.host_index)
-                self._datapath.write_endpoint(identifier.value, _entry(wired.host_index, wired.host_mac, wired.pod_mac))
+                self._datapath.attach_pod(wired.host_index, limited=endpoint.limited)
+                self._datapath.write_endpoint(
+                    identifier.value,
+                    EndpointEntry(
+                        interface_index=wired.host_index,
+                        pod_mac=wired.pod_mac,
+                        host_mac=wired.host_mac,
+                        limited=endpoint.limited,
+                    ),
+                )
             except DatapathError as error:
                 raise CniError(Code.IO_FAILURE, f"pod {pod} gets no way through the datapath", str(error)) from error
         with self._timed("record"):
@@ -300,7 +309,3 @@ class Endpoints:
 def _owner(pod: Pod) -> tuple[str, ...]:
     """Return what the controller knows an owner by."""
     return (pod.namespace, pod.name) if pod.keep_address else (pod.uid,)
-
-
-def _entry(index: int, host_mac: bytes, pod_mac: bytes) -> EndpointEntry:
-    return EndpointEntry(interface_index=index, pod_mac=pod_mac, host_mac=host_mac)

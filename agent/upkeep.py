@@ -78,7 +78,7 @@ class Upkeep:
         attached = self._datapath.attached()
         for entry in wanted.values():
             if entry.interface_index not in attached:
-                self._datapath.attach_pod(entry.interface_index)
+                self._datapath.attach_pod(entry.interface_index, limited=entry.limited)
         have = self._datapath.read_endpoints()
         for identifier, entry in wanted.items():
             if have.get(identifier) != entry:

@@ -41,6 +41,8 @@ class AddRequest:
 
     pod: PodName
     keep_address: bool
+    limited: bool
+    """A plugin after ours limits the bandwidth by queueing disciplines on the host's end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +206,7 @@ async def _add(request: Request, netns_fd: int, network: Network) -> bytes:
             network=request.config.name,
             pod=request.pod,
             keep_address=request.config.keep_address,
+            limited=request.config.limited,
         )
     )
     return result.success(attachment, config=request.config, interface=request.interface, netns=request.netns)

@@ -125,6 +125,9 @@ class Config:
     name: str
     dns: Mapping[str, Any] | None
     keep_address: bool
+    limited: bool
+    """runtimeConfig asks for a bandwidth limit, which the `bandwidth` plugin after ours will set."""
+
     previous: Mapping[str, Any] | None
     """prevResult, with interfaces, ips and routes known to be lists of objects."""
 
@@ -266,6 +269,7 @@ def parse_config(stdin: bytes, command: Command) -> Config:
         name=name,
         dns=_member(tree, "dns", dict, None),
         keep_address=_keep_address(tree),
+        limited=_limited(tree),
         previous=_previous(tree),
         attachments=_attachments(tree) if command is Command.GC else frozenset(),
     )
@@ -281,6 +285,12 @@ def _keep_address(tree: dict[str, Any]) -> bool:
             Code.INVALID_CONFIG, f"annotation {KEEP_ADDRESS} is {_quoted(str(text))}", "it must be 'true' or 'false'"
         )
     return bool(text == "true")
+
+
+def _limited(tree: dict[str, Any]) -> bool:
+    runtime = _member(tree, "runtimeConfig", dict, None) or {}
+    bandwidth = _member(runtime, "bandwidth", dict, None) or {}
+    return any(_member(bandwidth, rate, int, 0) for rate in ("ingressRate", "egressRate"))
 
 
 def _previous(tree: dict[str, Any]) -> dict[str, Any] | None:

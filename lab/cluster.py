@@ -231,6 +231,9 @@ class Cluster:
             "runtime_directory": str(place / "run"),
             "bpf_directory": str(bpf / "ilanet"),
             "bpf_object": str(SOURCE / "build/ilanet.bpf.o"),
+            "cni_config": str(self.conflist(host)),
+            "cni_plugins": str(self.directory / "plugins"),
+            "cni_chain": [],
             "http": f"[::]:{METRICS_PORT}",
             **self._agent_settings,
             **settings,
@@ -304,6 +307,10 @@ class Cluster:
     def queue(self, host: Host) -> Path:
         """Return where DELs wait for a host's agent."""
         return self._state(host) / "deletes"
+
+    def conflist(self, host: Host) -> Path:
+        """Return where a host's agent writes its network configuration."""
+        return self.directory / host.name / "cni/10-ilanet.conflist"
 
     def _state(self, host: Host) -> Path:
         return self._kept / host.name / "state"

@@ -48,6 +48,8 @@ class FakeDatapath(Failing):
         self.endpoints: dict[int, EndpointEntry] = {}
         self.nodes: set[ipaddress.IPv6Address] = set()
         self.complete = False
+        self.limited: dict[int, bool] = {}
+        self.tcx = True
 
     def load(self, settings: DatapathSettings) -> None:
         self.called("load")
@@ -57,8 +59,13 @@ class FakeDatapath(Failing):
         self.called("attach_underlay")
         self.roles[index] = "edge" if edge else "inside"
 
-    def attach_pod(self, index: int) -> None:
+    @property
+    def limits(self) -> bool:
+        return self.tcx
+
+    def attach_pod(self, index: int, *, limited: bool) -> None:
         self.called("attach_pod")
+        self.limited[index] = limited
         self.roles[index] = "pod"
 
     def attached(self) -> Mapping[int, str]:

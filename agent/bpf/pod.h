@@ -47,7 +47,7 @@ static __always_inline enum verdict check_headers(struct packet *packet, int typ
 	return GO_ON;
 }
 
-static __always_inline enum verdict check_source(const struct packet *packet)
+static __always_inline enum verdict check_source(const struct packet *packet, bool *limited)
 {
 	struct address source = packet->ip.source;
 	struct endpoint *endpoint;
@@ -59,6 +59,7 @@ static __always_inline enum verdict check_source(const struct packet *packet)
 	endpoint = bpf_map_lookup_elem(&endpoints, &source.identifier);
 	if (!endpoint || endpoint->ifindex != packet->skb->ifindex)
 		return VERDICT_DROP_SPOOFED_SOURCE;
+	*limited = endpoint->limited;
 	return GO_ON;
 }
 
@@ -83,7 +84,7 @@ static __always_inline enum verdict to_node_or_outside(struct packet *packet, in
 	return node ? VERDICT_PASS_NODE : VERDICT_PASS_OUTSIDE;
 }
 
-static __always_inline enum verdict to_identified(struct packet *packet)
+static __always_inline enum verdict to_identified(struct packet *packet, bool by_stack)
 {
 	__be64 identifier = packet->ip.destination.identifier;
 	enum verdict wrong = check_identifier(identifier);
@@ -94,11 +95,12 @@ static __always_inline enum verdict to_identified(struct packet *packet)
 		return wrong;
 	mapping = bpf_map_lookup_elem(&mappings, &identifier);
 	/* The stack has routes to its own pods, and needs no second look-up to find one. */
-	if (!host_routing && mapping && mapping->ila.prefix != own_locator)
+	if (by_stack && mapping && mapping->ila.prefix != own_locator)
 		return VERDICT_PASS_REMOTE;
 	endpoint = bpf_map_lookup_elem(&endpoints, &identifier);
 	if (endpoint)
-		return deliver(packet, endpoint, VERDICT_PASS_LOCAL);
+		return by_stack ? VERDICT_PASS_LOCAL
+				: deliver(packet, endpoint, VERDICT_PASS_LOCAL);
 	if (!mapping)
 		return unmapped();
 	if (mapping->ila.prefix == own_locator)
@@ -112,6 +114,7 @@ static __always_inline enum verdict judge_from_pod(struct __sk_buff *skb)
 {
 	struct packet packet;
 	enum verdict wrong;
+	bool limited = false;
 	int type;
 
 	if (!is_ipv6(skb))
@@ -123,11 +126,11 @@ static __always_inline enum verdict judge_from_pod(struct __sk_buff *skb)
 	wrong = check_headers(&packet, type);
 	if (wrong)
 		return wrong;
-	wrong = check_source(&packet);
+	wrong = check_source(&packet, &limited);
 	if (wrong)
 		return wrong;
 	if (packet.ip.destination.prefix == sir_prefix)
-		return to_identified(&packet);
+		return to_identified(&packet, !host_routing || limited);
 	if (in_locator_space(packet.ip.destination.prefix))
 		return VERDICT_DROP_LOCATOR_DESTINATION;
 	return to_node_or_outside(&packet, type);

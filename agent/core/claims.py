@@ -53,6 +53,9 @@ def wanted_entries(
         if link is not None and is_active(endpoint, own=own, locate=locate):
             pod = pod_link(endpoint)
             wanted[endpoint.identifier.value] = EndpointEntry(
-                interface_index=link.index, pod_mac=pod.pod_mac, host_mac=pod.host_mac
+                interface_index=link.index,
+                pod_mac=pod.pod_mac,
+                host_mac=pod.host_mac,
+                limited=endpoint.limited,
             )
     return wanted

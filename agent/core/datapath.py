@@ -74,6 +74,9 @@ class EndpointEntry:
     host_mac: bytes
     """6 bytes: the host's end, source of frames to the pod."""
 
+    limited: bool = False
+    """Its bandwidth is limited, by queueing disciplines on the host's end: it takes the stack both ways."""
+
 
 @dataclass(frozen=True, slots=True)
 class VerdictCount:
@@ -116,8 +119,15 @@ class Datapath(Protocol):
     def attach_underlay(self, index: int, *, edge: bool) -> None:
         """Attach from_wire and to_wire to a device; repeats safely."""
 
-    def attach_pod(self, index: int) -> None:
-        """Attach from_pod to the host's end of a veth pair; repeats safely."""
+    @property
+    def limits(self) -> bool:
+        """Whether pods with a limited bandwidth can be attached so that the limit works; known after load()."""
+
+    def attach_pod(self, index: int, *, limited: bool) -> None:
+        """Attach from_pod to the host's end of a veth pair; repeats safely.
+
+        limited: the device's own qdiscs are somebody else's, such as the `bandwidth` plugin's (see `limits`).
+        """
 
     def attached(self) -> Mapping[int, str]:
         """Return role ('pod', 'inside', 'edge') by interface index, of links that are really alive."""

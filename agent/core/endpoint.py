@@ -64,6 +64,9 @@ class Endpoint:
     mtu: int
     """Bytes."""
 
+    limited: bool
+    """Its bandwidth is limited, by plugins after ours."""
+
     state: State
 
     def to_json(self) -> bytes:

@@ -42,7 +42,6 @@ class BpfDatapath(Tables):
         object_path: Path,
         pin_directory: Path,
         tcx: bool | None = None,
-        tcx_for_pods: bool = False,
     ) -> None:
         """Take the compiled object, a folder in the host's bpffs, and where to use tcx links (None: if they work)."""
         super().__init__()
@@ -52,7 +51,6 @@ class BpfDatapath(Tables):
         self._program_pins = pin_directory / "programs"
         self._link_pins = pin_directory / "links"
         self._tcx = tcx
-        self._tcx_for_pods = tcx_for_pods
         self._links = Attachments(folder=self._link_pins)
         self._programs: dict[str, Program] = {}
         self._opened: Path | None = None
@@ -85,9 +83,14 @@ class BpfDatapath(Tables):
         """Attach from_wire and to_wire, or their edge variants."""
         self._attach(index, "edge" if edge else "inside")
 
-    def attach_pod(self, index: int) -> None:
-        """Attach from_pod."""
-        self._attach(index, "pod")
+    @property
+    def limits(self) -> bool:
+        """Whether tcx links leave the qdiscs of a pod's device to the `bandwidth` plugin."""
+        return bool(self._tcx)
+
+    def attach_pod(self, index: int, *, limited: bool) -> None:
+        """Attach from_pod; where the bandwidth is limited without a qdisc, which would be in the plugin's way."""
+        self._attach(index, "pod", tcx=limited)
 
     def attached(self) -> dict[int, str]:
         """Return role by interface index; a device with half of its programs is not attached."""
@@ -113,19 +116,18 @@ class BpfDatapath(Tables):
         with contextlib.suppress(OSError):  # never made, or a mount of its own
             self._pins.rmdir()
 
-    def _attach(self, index: int, role: str) -> None:
+    def _attach(self, index: int, role: str, *, tcx: bool = True) -> None:
         for direction in Direction:
             name = _ROLES[role].get(direction)
             if name:
-                self._put((index, direction), name)
+                self._put((index, direction), name, tcx=tcx)
             else:
                 self._links.remove((index, direction))
 
-    def _put(self, place: Place, name: str) -> None:
+    def _put(self, place: Place, name: str, *, tcx: bool) -> None:
         if name not in self._programs:
             raise DatapathError(f"no program {name!r} is loaded for interface {place[0]}")
-        tcx = bool(self._tcx) and (self._tcx_for_pods or name not in _ROLES["pod"].values())
-        self._links.put(place, self._programs[name], tcx=tcx)
+        self._links.put(place, self._programs[name], tcx=tcx and bool(self._tcx))
 
     def _usable(self, pins: Path, maps: set[str]) -> bool:
         """Tell whether pinned programs are whole and use the pinned maps."""
@@ -170,7 +172,7 @@ class BpfDatapath(Tables):
     def _renew_attached(self) -> None:
         """Give every attachment the program of its name that is loaded now."""
         for place, number in self._links.programs().items():
-            self._put(place, _name(number))
+            self._put(place, _name(number), tcx=True)
 
 
 def _name(number: int) -> str:

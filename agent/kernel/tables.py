@@ -13,7 +13,7 @@ from agent.kernel.verdicts import VerdictNames
 
 _BATCH = 16384
 _MAPPING_SIZE = 32
-_ENDPOINT = struct.Struct("=I6s6s")
+_ENDPOINT = struct.Struct("=I6s6sI")
 _FLAG = struct.Struct("=I")
 _COUNT = struct.Struct("=QQ")
 
@@ -65,8 +65,10 @@ class Tables:
         found = {}
         for keys, values in self._map("endpoints").batches():
             for number, entry in zip(_identifiers(keys), _ENDPOINT.iter_unpack(values), strict=True):
-                index, pod_mac, host_mac = entry
-                found[number] = EndpointEntry(interface_index=index, pod_mac=pod_mac, host_mac=host_mac)
+                index, pod_mac, host_mac, limited = entry
+                found[number] = EndpointEntry(
+                    interface_index=index, pod_mac=pod_mac, host_mac=host_mac, limited=bool(limited)
+                )
         return found
 
     def write_endpoint(self, identifier: int, entry: EndpointEntry) -> None:
@@ -74,7 +76,7 @@ class Tables:
         for mac in (entry.pod_mac, entry.host_mac):
             if len(mac) != 6:
                 raise DatapathError(f"MAC address {mac.hex()!r} of an endpoint has {len(mac)} bytes, not 6")
-        value = _ENDPOINT.pack(entry.interface_index, entry.pod_mac, entry.host_mac)
+        value = _ENDPOINT.pack(entry.interface_index, entry.pod_mac, entry.host_mac, entry.limited)
         self._map("endpoints").put(_keys([identifier]), value)
 
     def delete_endpoint(self, identifier: int) -> None:

@@ -27,11 +27,13 @@ from tests.bpf.world import (
     HOST_A_MAC,
     HOST_B_MAC,
     HOST_ROUTING,
+    LIMITED,
     NODE,
     OPEN,
     OUTSIDE,
     POD_A,
     POD_A_MAC,
+    POD_B,
     POD_B_MAC,
     REMOTE,
     SETTINGS,
@@ -204,6 +206,10 @@ HOST_ROUTED = [
         case("bpf-frame-for-another-mac", "to_stack", changed(_TO_REMOTE, macs=("02:00:00:00:00:77", POD_A_MAC))),
         case("T25-bpf-unmapped", "unmapped", from_a(sir(UNKNOWN)), marked=True),
         case("bpf-node", "node", from_a(NODE)),
+        case("bpf-local-limited", "local", from_a(sir(LIMITED))),
+        replace(case("bpf-limited-to-local", "local", from_a(sir(A), source=sir(LIMITED))), index=POD_B),
+        replace(case("bpf-limited-to-remote", "remote", from_a(sir(REMOTE), source=sir(LIMITED))), index=POD_B),
+        replace(case("bpf-limited-spoofs", "spoofed_source", from_a(sir(REMOTE), source=sir(A))), index=POD_B),
     )
 ]
 

@@ -66,7 +66,7 @@ def _attached(make: Make) -> BpfDatapath:
     datapath = make()
     datapath.load(SETTINGS)
     datapath.attach_underlay(UNDERLAY, edge=False)
-    datapath.attach_pod(POD_A)
+    datapath.attach_pod(POD_A, limited=False)
     return datapath
 
 
@@ -182,7 +182,7 @@ def test_attaching_repeats(make: Make, bpffs: Path) -> None:
     datapath = _attached(make)
     before = _ids(datapath)
     datapath.attach_underlay(UNDERLAY, edge=False)
-    datapath.attach_pod(POD_A)
+    datapath.attach_pod(POD_A, limited=False)
     assert _ids(datapath) == before
     datapath.detach(POD_A)
     datapath.detach(POD_A)
@@ -196,7 +196,7 @@ def test_inside_becomes_edge(make: Make) -> None:
     datapath = _attached(make)
     datapath.attach_underlay(UNDERLAY, edge=True)
     assert datapath.attached() == {UNDERLAY: "edge", POD_A: "pod"}
-    datapath.attach_pod(UNDERLAY)
+    datapath.attach_pod(UNDERLAY, limited=False)
     assert datapath.attached() == {UNDERLAY: "pod", POD_A: "pod"}
 
 
@@ -224,7 +224,7 @@ def test_device_goes(make: Make, bpffs: Path) -> None:
     assert not list(links.glob("901-*"))
     datapath.detach(901)
     with pytest.raises(DatapathError, match="interface 900"):
-        datapath.attach_pod(900)
+        datapath.attach_pod(900, limited=False)
 
 
 def test_device_index_is_used_again(make: Make) -> None:
@@ -235,7 +235,7 @@ def test_device_index_is_used_again(make: Make) -> None:
             ["ip", "link", "add", "again", "index", "902", "type", "veth", "peer", "name", "again-end"], check=True
         )
         assert 902 not in datapath.attached()
-        datapath.attach_pod(902)
+        datapath.attach_pod(902, limited=False)
         assert datapath.attached()[902] == "pod"
         subprocess.run(["ip", "link", "del", "again"], check=True)
 
@@ -335,22 +335,35 @@ def test_finds_out_about_tcx(bpffs: Path) -> None:
 
 
 def test_ways_are_mixed(bpffs: Path) -> None:
-    """A place keeps its way of attachment when the agent's choice changes, and goes on being replaced and removed."""
+    """A pod without a limit has a filter, one with a limit a link; either is replaced, kept and removed in its way."""
     pins = bpffs / "mixed"
     try:
-        _attached(lambda: BpfDatapath(object_path=OBJECT, pin_directory=pins, tcx=True, tcx_for_pods=False))
+        datapath = _attached(lambda: BpfDatapath(object_path=OBJECT, pin_directory=pins, tcx=True))
+        assert datapath.limits
         assert (pins / "links" / f"{POD_A}-ingress").is_dir()
         assert (pins / "links" / f"{UNDERLAY}-ingress").is_file()
-        second = _attached(lambda: BpfDatapath(object_path=OBJECT, pin_directory=pins, tcx=True, tcx_for_pods=True))
+        datapath.attach_pod(POD_A, limited=True)
         assert (pins / "links" / f"{POD_A}-ingress").is_dir()
-        second.detach(POD_A)
-        second.attach_pod(POD_A)
+        datapath.detach(POD_A)
+        datapath.attach_pod(POD_A, limited=True)
         assert (pins / "links" / f"{POD_A}-ingress").is_file()
-        second.load(HOST_ROUTING)
-        assert second.attached() == ROLES
+        datapath.load(HOST_ROUTING)
+        assert datapath.attached() == ROLES
     finally:
         BpfDatapath(object_path=OBJECT, pin_directory=pins).unload()
     assert not pins.exists()
+
+
+def test_a_limit_needs_tcx(bpffs: Path) -> None:
+    """Without it a pod with a limit is attached like the others, and the datapath says that limits do not work."""
+    datapath = BpfDatapath(object_path=OBJECT, pin_directory=bpffs / "old", tcx=False)
+    try:
+        datapath.load(SETTINGS)
+        assert not datapath.limits
+        datapath.attach_pod(POD_A, limited=True)
+        assert datapath.attached() == {POD_A: "pod"}
+    finally:
+        datapath.unload()
 
 
 def test_too_many_ports(make: Make) -> None:

@@ -89,7 +89,7 @@ class Host:
         own = replace(settings, locator=self.locator, underlay_index=under)
         self.inside(lambda: self.datapath.load(own))
         self.inside(lambda: self.datapath.attach_underlay(under, edge=False))
-        self.inside(lambda: self.datapath.attach_pod(pod))
+        self.inside(lambda: self.datapath.attach_pod(pod, limited=False))
         pod_mac, host_mac = (bytes.fromhex(self.mac(device).replace(":", "")) for device in ("pod", "host"))
         entry = EndpointEntry(interface_index=pod, pod_mac=pod_mac, host_mac=host_mac)
         self.datapath.write_endpoint(int(self.identifier), entry)

@@ -43,6 +43,9 @@ THERE = Locator.parse("fd00:c0df:1234:18::/64")
 A = Identifier.parse("2000:0:a:1")
 B = Identifier.parse("2000:0:a:2")
 REMOTE = Identifier.parse("2000:0:b:1")
+LIMITED = Identifier.parse("2000:0:a:3")
+"""At pod B's device too: its bandwidth is limited there."""
+
 UNWIRED = Identifier.parse("2000:0:b:2")
 UNKNOWN = Identifier.parse("2000:0:c:1")
 
@@ -161,16 +164,25 @@ class Host:
         self.locator = settings.locator
         self.add_endpoint(A, POD_A, POD_A_MAC, HOST_A_MAC)
         self.add_endpoint(B, POD_B, POD_B_MAC, HOST_B_MAC)
-        for identifier, locator in ((A, self.locator), (B, self.locator), (UNWIRED, self.locator), (REMOTE, THERE)):
+        self.add_endpoint(LIMITED, POD_B, POD_B_MAC, HOST_B_MAC, limited=True)
+        for identifier, locator in (
+            (A, self.locator),
+            (B, self.locator),
+            (LIMITED, self.locator),
+            (UNWIRED, self.locator),
+            (REMOTE, THERE),
+        ):
             self.add_mapping(identifier, locator)
         self.datapath.write_nodes([ipaddress.IPv6Address(NODE)], [])
         self.datapath.set_complete(complete=True)
 
-    def add_endpoint(self, identifier: Identifier, index: int, pod_mac: str, host_mac: str) -> None:
+    def add_endpoint(
+        self, identifier: Identifier, index: int, pod_mac: str, host_mac: str, *, limited: bool = False
+    ) -> None:
         """Wire an endpoint."""
         macs = (bytes.fromhex(mac.replace(":", "")) for mac in (pod_mac, host_mac))
         pod, host = macs
-        entry = EndpointEntry(interface_index=index, pod_mac=pod, host_mac=host)
+        entry = EndpointEntry(interface_index=index, pod_mac=pod, host_mac=host, limited=limited)
         self.datapath.write_endpoint(int(identifier), entry)
 
     def add_mapping(self, identifier: Identifier, locator: Locator) -> None:

@@ -83,6 +83,20 @@ def test_dels_while_the_agent_is_down_are_made_good(live: Net, fresh: Pod) -> No
     fresh.check()
 
 
+def test_the_runtime_s_configuration_outlives_the_agent(live: Net) -> None:
+    """The agent that serves has written it; one that is killed or stopped leaves it there (uninstall does not)."""
+    host = live.hosts[2]
+    path = live.cluster.conflist(host)
+    before = path.stat().st_ino, path.read_bytes()
+    live.cluster.agents[host.name].kill()
+    live.cluster.start_agent(host)
+    live.cluster.wait_ready()
+    live.cluster.agents[host.name].stop()
+    assert (path.stat().st_ino, path.read_bytes()) == before
+    live.cluster.start_agent(host)
+    live.cluster.wait_ready()
+
+
 def test_gc_frees_what_the_runtime_has_forgotten(live: Net, fresh: Pod) -> None:
     """R23: of this network name only; what is listed keeps its connections."""
     before = links(live), mappings(live)

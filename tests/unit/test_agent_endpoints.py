@@ -93,7 +93,13 @@ def node() -> Iterator[Node]:
 
 
 def add(
-    name: str, container: str = "", *, keep: bool = False, interface: str = "eth0", network: str = "ilanet"
+    name: str,
+    container: str = "",
+    *,
+    keep: bool = False,
+    interface: str = "eth0",
+    network: str = "ilanet",
+    limited: bool = False,
 ) -> AddRequest:
     return AddRequest(
         container_id=container or f"c-{name}",
@@ -103,6 +109,7 @@ def add(
         network=network,
         pod=PodName(namespace="default", name=name, uid=f"uid-{name}"),
         keep_address=keep,
+        limited=limited,
     )
 
 
@@ -305,3 +312,21 @@ async def test_gc_leaves_alone_what_is_being_worked_on(node: Node) -> None:
     async with node.kept.exclusively("c-web", host_name("c-web", "eth0")):
         await node.endpoints.gc(GcRequest(network="ilanet", keep=frozenset()))
     assert node.wiring.pods.keys() == {host_name("c-web", "eth0")}
+
+
+async def test_a_pod_with_a_limit_leaves_its_device_to_the_bandwidth_plugin(node: Node) -> None:
+    """Attached without a qdisc, marked for the programs, and so again after a restart."""
+    await node.endpoints.add(add("slow", limited=True))
+    await node.endpoints.add(add("fast"))
+    index = {name: node.wiring.pods[host_name(f"c-{name}", "eth0")][1] for name in ("slow", "fast")}
+    assert node.datapath.limited == {index["slow"]: True, index["fast"]: False}
+    entries = node.datapath.endpoints.values()
+    assert {entry.interface_index: entry.limited for entry in entries} == node.datapath.limited
+    node.datapath.roles.clear()
+    node.datapath.endpoints.clear()
+    node.datapath.limited.clear()
+    node.restart()
+    await node.upkeep.step()
+    assert node.datapath.limited == {index["slow"]: True, index["fast"]: False}
+    entries = node.datapath.endpoints.values()
+    assert {entry.interface_index: entry.limited for entry in entries} == node.datapath.limited

@@ -140,6 +140,8 @@ def test_pod_names_that_are_none_are_refused(arguments: str) -> None:
         b'{"cniVersion": "1.0.0", "name": "a", "runtimeConfig": {"io.kubernetes.cri.pod-annotations": 1}}',
         b'{"cniVersion": "1.0.0", "name": "a", "keepAddress": "true"}',
         b'{"cniVersion": "1.0.0", "name": "a", "keepAddress": 1}',
+        b'{"cniVersion": "1.0.0", "name": "a", "runtimeConfig": {"bandwidth": 1}}',
+        b'{"cniVersion": "1.0.0", "name": "a", "runtimeConfig": {"bandwidth": {"ingressRate": "8"}}}',
     ],
 )
 def test_input_that_does_not_decode_is_refused(stdin: bytes) -> None:
@@ -220,6 +222,15 @@ def test_an_annotation_that_is_neither_true_nor_false_is_refused() -> None:
     error = refused({**CONFIG, "runtimeConfig": runtime})
     assert error.code is Code.INVALID_CONFIG
     assert "'yes'" in error.message
+
+
+@pytest.mark.parametrize(
+    ("bandwidth", "limited"),
+    [(None, False), ({}, False), ({"ingressRate": 0}, False), ({"ingressRate": 8}, True), ({"egressRate": 8}, True)],
+)
+def test_a_bandwidth_limit_is_seen(bandwidth: object, limited: bool) -> None:  # noqa: FBT001 - a parameter of pytest
+    """The capability that the plugin after ours has too."""
+    assert parse({**CONFIG, "runtimeConfig": {"bandwidth": bandwidth}}).config.limited is limited
 
 
 def test_unknown_keys_are_tolerated() -> None:

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the CNI network configuration says; pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+NETWORK = "ilanet"
+"""Name of the network, for ever: runtimes find what they have cached by it."""
+
+_OURS: dict[str, Any] = {
+    "type": "ilanet",
+    "capabilities": {"io.kubernetes.cri.pod-annotations": True, "bandwidth": True},
+}
+
+_PLUGINS: dict[str, dict[str, Any]] = {
+    "portmap": {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True},
+    "bandwidth": {"type": "bandwidth", "capabilities": {"bandwidth": True}},
+    "tuning": {"type": "tuning"},
+}
+
+CHAINABLE = tuple(_PLUGINS)
+"""Plugins of the CNI project that may follow ours."""
+
+
+def render(chain: Sequence[str]) -> bytes:
+    """Return the configuration with these plugins after ours.
+
+    A runtime whose library knows no `cniVersions` (containerd 1.6 and 1.7) takes 1.0.0, a newer one 1.1.0.
+    """
+    tree = {
+        "cniVersion": "1.0.0",
+        "cniVersions": ["1.0.0", "1.1.0"],
+        "name": NETWORK,
+        "disableCheck": False,
+        "plugins": [_OURS, *(_PLUGINS[name] for name in chain)],
+    }
+    return json.dumps(tree, indent=2).encode() + b"\n"

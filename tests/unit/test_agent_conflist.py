@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from agent.conflist import Conflist, remove
+from agent.core.status import Status
+from cni import spec
+from tests.fakes import REGISTRATION, FakeDatapath
+
+
+@dataclass
+class Node:
+    """A node whose runtime has every plugin."""
+
+    folder: Path
+    pool: ThreadPoolExecutor
+    status: Status = field(default_factory=Status)
+    datapath: FakeDatapath = field(default_factory=FakeDatapath)
+
+    @property
+    def path(self) -> Path:
+        return self.folder / "net.d/10-ilanet.conflist"
+
+    @property
+    def types(self) -> list[str]:
+        """The plugins that the file names."""
+        return [plugin["type"] for plugin in json.loads(self.path.read_text())["plugins"]]
+
+    def serve(self) -> None:
+        self.status.registered(REGISTRATION)
+        self.status.host_ready(mtu=1500)
+
+    def conflist(self, *chain: str) -> Conflist:
+        return Conflist(
+            path=self.path,
+            chain=chain or ("portmap", "bandwidth"),
+            plugins=self.folder,
+            datapath=self.datapath,
+            status=self.status,
+            pool=self.pool,
+        )
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    for name in ("portmap", "bandwidth", "tuning"):
+        (tmp_path / name).touch(0o755)
+    with ThreadPoolExecutor(1) as pool:
+        yield Node(tmp_path, pool)
+
+
+async def test_it_is_written_when_the_agent_can_serve(node: Node) -> None:
+    """Not sooner: a runtime with the file sends pods."""
+    conflist = node.conflist()
+    await conflist.step()
+    assert not node.path.exists()
+    node.serve()
+    await conflist.step()
+    assert node.types == ["ilanet", "portmap", "bandwidth"]
+    assert [file.name for file in node.path.parent.iterdir()] == [node.path.name]
+
+
+async def test_it_is_what_old_and_new_runtimes_read(node: Node) -> None:
+    """A file that says only 1.1.0 breaks containerd 1.6; our own plugin reads what it is given of it."""
+    node.serve()
+    await node.conflist().step()
+    tree = json.loads(node.path.read_text())
+    assert tree["cniVersion"] == "1.0.0"
+    assert set(tree["cniVersions"]) <= set(spec.VERSIONS)
+    given = {"cniVersion": tree["cniVersion"], "name": tree["name"], **tree["plugins"][0]}
+    assert spec.parse_config(json.dumps(given).encode(), spec.Command.ADD).name == "ilanet"
+
+
+async def test_it_is_written_again_only_if_it_is_not_as_it_should_be(node: Node) -> None:
+    """A rename wakes every runtime; drift is mended."""
+    node.serve()
+    conflist = node.conflist()
+    await conflist.step()
+    first = node.path.stat().st_ino
+    await conflist.step()
+    assert node.path.stat().st_ino == first
+    node.path.write_text("{}")
+    await conflist.step()
+    assert node.types[0] == "ilanet"
+    node.path.unlink()
+    await conflist.step()
+    assert node.types[0] == "ilanet"
+
+
+async def test_a_plugin_that_is_not_there_is_left_out_and_named(node: Node) -> None:
+    """It would fail every pod of the node; once it is there, it is taken."""
+    node.serve()
+    (node.folder / "portmap").chmod(0o644)
+    conflist = node.conflist("tuning", "portmap")
+    await conflist.step()
+    assert node.types == ["ilanet", "tuning"]
+    assert "no executable" in node.status.problems["plugin portmap"]
+    (node.folder / "portmap").chmod(0o755)
+    await conflist.step()
+    assert node.types == ["ilanet", "tuning", "portmap"]
+    assert not node.status.problems
+
+
+async def test_bandwidth_is_left_out_without_tcx(node: Node) -> None:
+    """Its qdisc and ours cannot both be on a pod's device."""
+    node.serve()
+    node.datapath.tcx = False
+    await node.conflist().step()
+    assert node.types == ["ilanet", "portmap"]
+    assert "kernel 6.6" in node.status.problems["plugin bandwidth"]
+
+
+async def test_a_folder_that_takes_nothing_is_an_error(node: Node) -> None:
+    """The loop shows it as a problem and tries again."""
+    node.serve()
+    (node.folder / "net.d").touch()
+    with pytest.raises(OSError, match=r"net\.d"):
+        await node.conflist().step()
+
+
+async def test_it_is_removed_on_uninstall(node: Node) -> None:
+    """Also when it is gone already."""
+    node.serve()
+    await node.conflist().step()
+    remove(node.path)
+    remove(node.path)
+    assert list(node.path.parent.iterdir()) == []
