@@ -208,6 +208,7 @@ class Endpoints:
             generation=generation,
             mtu=self._status.mtu,
             limited=request.limited,
+            by_stack=request.limited or request.forwarded,
             state=State.WIRED,
         )
         undo.push_async_callback(self._give_up, endpoint)
@@ -224,7 +225,7 @@ class Endpoints:
                         interface_index=wired.host_index,
                         pod_mac=wired.pod_mac,
                         host_mac=wired.host_mac,
-                        limited=endpoint.limited,
+                        by_stack=endpoint.by_stack,
                     ),
                 )
             except DatapathError as error:

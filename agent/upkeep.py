@@ -76,9 +76,10 @@ class Upkeep:
 
     def _write(self, wanted: Mapping[int, EndpointEntry]) -> None:
         attached = self._datapath.attached()
-        for entry in wanted.values():
+        limited = {endpoint.identifier.value for endpoint in self._table.wired() if endpoint.limited}
+        for identifier, entry in wanted.items():
             if entry.interface_index not in attached:
-                self._datapath.attach_pod(entry.interface_index, limited=entry.limited)
+                self._datapath.attach_pod(entry.interface_index, limited=identifier in limited)
         have = self._datapath.read_endpoints()
         for identifier, entry in wanted.items():
             if have.get(identifier) != entry:

@@ -44,6 +44,9 @@ class AddRequest:
     limited: bool
     """A plugin after ours limits the bandwidth by queueing disciplines on the host's end."""
 
+    forwarded: bool
+    """A plugin after ours forwards ports of the host to it, by rules of the host's netfilter."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DelRequest:
@@ -207,6 +210,7 @@ async def _add(request: Request, netns_fd: int, network: Network) -> bytes:
             pod=request.pod,
             keep_address=request.config.keep_address,
             limited=request.config.limited,
+            forwarded=request.config.forwarded,
         )
     )
     return result.success(attachment, config=request.config, interface=request.interface, netns=request.netns)

@@ -128,6 +128,9 @@ class Config:
     limited: bool
     """runtimeConfig asks for a bandwidth limit, which the `bandwidth` plugin after ours will set."""
 
+    forwarded: bool
+    """runtimeConfig asks for ports of the host, which the `portmap` plugin after ours will forward."""
+
     previous: Mapping[str, Any] | None
     """prevResult, with interfaces, ips and routes known to be lists of objects."""
 
@@ -270,6 +273,7 @@ def parse_config(stdin: bytes, command: Command) -> Config:
         dns=_member(tree, "dns", dict, None),
         keep_address=_keep_address(tree),
         limited=_limited(tree),
+        forwarded=bool(_member(_member(tree, "runtimeConfig", dict, None) or {}, "portMappings", list, None)),
         previous=_previous(tree),
         attachments=_attachments(tree) if command is Command.GC else frozenset(),
     )

@@ -70,21 +70,10 @@ class Pod:
         settings: dict[str, Any] = {**CONFIG, **(config or {})}
         if self.keep_address:
             settings["runtimeConfig"] = {"io.kubernetes.cri.pod-annotations": {"ilanet.io/keep-address": "true"}}
-        words = {
-            "CNI_COMMAND": command,
-            "CNI_CONTAINERID": self.container_id,
-            "CNI_NETNS": str(self.namespace.path),
-            "CNI_IFNAME": "eth0",
-            "CNI_PATH": str(EXECUTABLE.parent),
-            "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={self.name};K8S_POD_UID={self.uid}",
-            "ILANET_SOCKET": str(self.socket),
-            "ILANET_QUEUE": str(self.queue),
-            **environment,
-        }
         done = subprocess.run(
             [EXECUTABLE],
             input=json.dumps(settings).encode(),
-            env={"PATH": os.environ["PATH"], **words},
+            env={**self.environment(command), **environment},
             capture_output=True,
             timeout=120,
             check=False,
@@ -93,3 +82,17 @@ class Pod:
         if done.returncode:
             raise CniError(answer.get("code", -1), f"{command} {self.name}: {answer or done.stderr.decode()}")
         return answer
+
+    def environment(self, command: str) -> dict[str, str]:
+        """Return the environment in which a runtime calls a plugin."""
+        return {
+            "PATH": os.environ["PATH"],
+            "CNI_COMMAND": command,
+            "CNI_CONTAINERID": self.container_id,
+            "CNI_NETNS": str(self.namespace.path),
+            "CNI_IFNAME": "eth0",
+            "CNI_PATH": str(EXECUTABLE.parent),
+            "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={self.name};K8S_POD_UID={self.uid}",
+            "ILANET_SOCKET": str(self.socket),
+            "ILANET_QUEUE": str(self.queue),
+        }

@@ -85,7 +85,7 @@ struct endpoint {
 	__u32 ifindex;
 	__u8 pod_mac[6]; /* with host_mac the first 12 bytes of a frame to the pod */
 	__u8 host_mac[6];
-	__u32 limited; /* its bandwidth is: by the stack both ways, where the limit is */
+	__u32 by_stack; /* plugins work on its packets in this host's stack: both ways through it */
 };
 
 struct state {

@@ -42,7 +42,7 @@ static __always_inline int lower_hop_limit(struct packet *packet)
 static __always_inline enum verdict deliver(struct packet *packet, const struct endpoint *endpoint,
 					    enum verdict passed)
 {
-	if (!host_routing || endpoint->limited)
+	if (!host_routing || endpoint->by_stack)
 		return passed;
 	if (!can_forward(packet, endpoint->ifindex))
 		return VERDICT_PASS_TO_STACK;

@@ -47,7 +47,7 @@ static __always_inline enum verdict check_headers(struct packet *packet, int typ
 	return GO_ON;
 }
 
-static __always_inline enum verdict check_source(const struct packet *packet, bool *limited)
+static __always_inline enum verdict check_source(const struct packet *packet, bool *by_stack)
 {
 	struct address source = packet->ip.source;
 	struct endpoint *endpoint;
@@ -59,7 +59,7 @@ static __always_inline enum verdict check_source(const struct packet *packet, bo
 	endpoint = bpf_map_lookup_elem(&endpoints, &source.identifier);
 	if (!endpoint || endpoint->ifindex != packet->skb->ifindex)
 		return VERDICT_DROP_SPOOFED_SOURCE;
-	*limited = endpoint->limited;
+	*by_stack = endpoint->by_stack;
 	return GO_ON;
 }
 
@@ -114,7 +114,7 @@ static __always_inline enum verdict judge_from_pod(struct __sk_buff *skb)
 {
 	struct packet packet;
 	enum verdict wrong;
-	bool limited = false;
+	bool by_stack = false;
 	int type;
 
 	if (!is_ipv6(skb))
@@ -126,11 +126,11 @@ static __always_inline enum verdict judge_from_pod(struct __sk_buff *skb)
 	wrong = check_headers(&packet, type);
 	if (wrong)
 		return wrong;
-	wrong = check_source(&packet, &limited);
+	wrong = check_source(&packet, &by_stack);
 	if (wrong)
 		return wrong;
 	if (packet.ip.destination.prefix == sir_prefix)
-		return to_identified(&packet, !host_routing || limited);
+		return to_identified(&packet, !host_routing || by_stack);
 	if (in_locator_space(packet.ip.destination.prefix))
 		return VERDICT_DROP_LOCATOR_DESTINATION;
 	return to_node_or_outside(&packet, type);

@@ -56,6 +56,6 @@ def wanted_entries(
                 interface_index=link.index,
                 pod_mac=pod.pod_mac,
                 host_mac=pod.host_mac,
-                limited=endpoint.limited,
+                by_stack=endpoint.by_stack,
             )
     return wanted

@@ -12,7 +12,7 @@ NETWORK = "ilanet"
 
 _OURS: dict[str, Any] = {
     "type": "ilanet",
-    "capabilities": {"io.kubernetes.cri.pod-annotations": True, "bandwidth": True},
+    "capabilities": dict.fromkeys(("io.kubernetes.cri.pod-annotations", "bandwidth", "portMappings"), True),
 }
 
 _PLUGINS: dict[str, dict[str, Any]] = {
@@ -24,17 +24,22 @@ _PLUGINS: dict[str, dict[str, Any]] = {
 CHAINABLE = tuple(_PLUGINS)
 """Plugins of the CNI project that may follow ours."""
 
+_CHECK_FAILS = {"portmap", "bandwidth"}
+"""CHECK of portmap asks for IPv4 rules, that of bandwidth crashes on a pod without a limit (plugins 1.1): a runtime
+that checks after each ADD, as CRI-O does, would start no pod."""
+
 
 def render(chain: Sequence[str]) -> bytes:
     """Return the configuration with these plugins after ours.
 
-    A runtime whose library knows no `cniVersions` (containerd 1.6 and 1.7) takes 1.0.0, a newer one 1.1.0.
+    CHECK is left out where a plugin of the list would fail it for pods that are well.  A runtime whose library knows
+    no `cniVersions` (containerd 1.6 and 1.7) takes 1.0.0, a newer one 1.1.0.
     """
     tree = {
         "cniVersion": "1.0.0",
         "cniVersions": ["1.0.0", "1.1.0"],
         "name": NETWORK,
-        "disableCheck": False,
+        "disableCheck": not _CHECK_FAILS.isdisjoint(chain),
         "plugins": [_OURS, *(_PLUGINS[name] for name in chain)],
     }
     return json.dumps(tree, indent=2).encode() + b"\n"

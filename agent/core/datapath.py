@@ -74,8 +74,8 @@ class EndpointEntry:
     host_mac: bytes
     """6 bytes: the host's end, source of frames to the pod."""
 
-    limited: bool = False
-    """Its bandwidth is limited, by queueing disciplines on the host's end: it takes the stack both ways."""
+    by_stack: bool = False
+    """Plugins after ours work on its packets in the host's stack: it takes the stack both ways."""
 
 
 @dataclass(frozen=True, slots=True)

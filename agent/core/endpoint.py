@@ -65,7 +65,10 @@ class Endpoint:
     """Bytes."""
 
     limited: bool
-    """Its bandwidth is limited, by plugins after ours."""
+    """A plugin after ours has its qdiscs on the host's end."""
+
+    by_stack: bool
+    """Plugins after ours work on its packets in the host's stack."""
 
     state: State
 

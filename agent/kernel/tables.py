@@ -65,9 +65,9 @@ class Tables:
         found = {}
         for keys, values in self._map("endpoints").batches():
             for number, entry in zip(_identifiers(keys), _ENDPOINT.iter_unpack(values), strict=True):
-                index, pod_mac, host_mac, limited = entry
+                index, pod_mac, host_mac, by_stack = entry
                 found[number] = EndpointEntry(
-                    interface_index=index, pod_mac=pod_mac, host_mac=host_mac, limited=bool(limited)
+                    interface_index=index, pod_mac=pod_mac, host_mac=host_mac, by_stack=bool(by_stack)
                 )
         return found
 
@@ -76,7 +76,7 @@ class Tables:
         for mac in (entry.pod_mac, entry.host_mac):
             if len(mac) != 6:
                 raise DatapathError(f"MAC address {mac.hex()!r} of an endpoint has {len(mac)} bytes, not 6")
-        value = _ENDPOINT.pack(entry.interface_index, entry.pod_mac, entry.host_mac, entry.limited)
+        value = _ENDPOINT.pack(entry.interface_index, entry.pod_mac, entry.host_mac, entry.by_stack)
         self._map("endpoints").put(_keys([identifier]), value)
 
     def delete_endpoint(self, identifier: int) -> None:

@@ -22,12 +22,12 @@ from scapy.packet import Packet, Raw
 
 from tests.bpf.world import (
     AUTO,
+    BY_STACK,
     CLOSED,
     HERE,
     HOST_A_MAC,
     HOST_B_MAC,
     HOST_ROUTING,
-    LIMITED,
     NODE,
     OPEN,
     OUTSIDE,
@@ -206,10 +206,10 @@ HOST_ROUTED = [
         case("bpf-frame-for-another-mac", "to_stack", changed(_TO_REMOTE, macs=("02:00:00:00:00:77", POD_A_MAC))),
         case("T25-bpf-unmapped", "unmapped", from_a(sir(UNKNOWN)), marked=True),
         case("bpf-node", "node", from_a(NODE)),
-        case("bpf-local-limited", "local", from_a(sir(LIMITED))),
-        replace(case("bpf-limited-to-local", "local", from_a(sir(A), source=sir(LIMITED))), index=POD_B),
-        replace(case("bpf-limited-to-remote", "remote", from_a(sir(REMOTE), source=sir(LIMITED))), index=POD_B),
-        replace(case("bpf-limited-spoofs", "spoofed_source", from_a(sir(REMOTE), source=sir(A))), index=POD_B),
+        case("bpf-to-local-by-stack", "local", from_a(sir(BY_STACK))),
+        replace(case("bpf-by-stack-to-local", "local", from_a(sir(A), source=sir(BY_STACK))), index=POD_B),
+        replace(case("bpf-by-stack-to-remote", "remote", from_a(sir(REMOTE), source=sir(BY_STACK))), index=POD_B),
+        replace(case("bpf-by-stack-spoofs", "spoofed_source", from_a(sir(REMOTE), source=sir(A))), index=POD_B),
     )
 ]
 

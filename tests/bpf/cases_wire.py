@@ -19,10 +19,10 @@ from scapy.packet import Packet, Raw
 from ila.address import Locator
 from tests.bpf.world import (
     AUTO,
+    BY_STACK,
     FABRIC_MAC,
     HOST_A_MAC,
     HOST_ROUTING,
-    LIMITED,
     NODE,
     OUTSIDE,
     POD_A_MAC,
@@ -174,14 +174,14 @@ ERRORS = [
     case("echo-with-a-quote", "other", from_fabric(NODE, ping() / Raw(bytes(_quote(_QUOTED))))),
 ]
 
-_TO_LIMITED = from_fabric(ila(LIMITED))
+_TO_BY_STACK = from_fabric(ila(BY_STACK))
 
 HOST_ROUTED = [
     replace(one, settings=HOST_ROUTING)
     for one in (
         case("bpf-restored", "delivered", _TO_A, after=changed(_restored(_TO_A), hop_limit=63, macs=_MAC_A)),
         case("bpf-sir", "delivered", _TO_SIR),
-        case("bpf-limited", "restored", _TO_LIMITED, after=changed(_TO_LIMITED, destination=sir(LIMITED))),
+        case("bpf-by-stack", "restored", _TO_BY_STACK, after=changed(_TO_BY_STACK, destination=sir(BY_STACK))),
         case(
             "T27-bpf-hop-limit-1", "to_stack", changed(_TO_A, hop_limit=1), after=changed(_restored(_TO_A), hop_limit=1)
         ),

@@ -43,8 +43,8 @@ THERE = Locator.parse("fd00:c0df:1234:18::/64")
 A = Identifier.parse("2000:0:a:1")
 B = Identifier.parse("2000:0:a:2")
 REMOTE = Identifier.parse("2000:0:b:1")
-LIMITED = Identifier.parse("2000:0:a:3")
-"""At pod B's device too: its bandwidth is limited there."""
+BY_STACK = Identifier.parse("2000:0:a:3")
+"""At pod B's device too: a pod that takes the stack both ways."""
 
 UNWIRED = Identifier.parse("2000:0:b:2")
 UNKNOWN = Identifier.parse("2000:0:c:1")
@@ -164,11 +164,11 @@ class Host:
         self.locator = settings.locator
         self.add_endpoint(A, POD_A, POD_A_MAC, HOST_A_MAC)
         self.add_endpoint(B, POD_B, POD_B_MAC, HOST_B_MAC)
-        self.add_endpoint(LIMITED, POD_B, POD_B_MAC, HOST_B_MAC, limited=True)
+        self.add_endpoint(BY_STACK, POD_B, POD_B_MAC, HOST_B_MAC, by_stack=True)
         for identifier, locator in (
             (A, self.locator),
             (B, self.locator),
-            (LIMITED, self.locator),
+            (BY_STACK, self.locator),
             (UNWIRED, self.locator),
             (REMOTE, THERE),
         ):
@@ -177,12 +177,12 @@ class Host:
         self.datapath.set_complete(complete=True)
 
     def add_endpoint(
-        self, identifier: Identifier, index: int, pod_mac: str, host_mac: str, *, limited: bool = False
+        self, identifier: Identifier, index: int, pod_mac: str, host_mac: str, *, by_stack: bool = False
     ) -> None:
         """Wire an endpoint."""
         macs = (bytes.fromhex(mac.replace(":", "")) for mac in (pod_mac, host_mac))
         pod, host = macs
-        entry = EndpointEntry(interface_index=index, pod_mac=pod, host_mac=host, limited=limited)
+        entry = EndpointEntry(interface_index=index, pod_mac=pod, host_mac=host, by_stack=by_stack)
         self.datapath.write_endpoint(int(identifier), entry)
 
     def add_mapping(self, identifier: Identifier, locator: Locator) -> None:

@@ -78,6 +78,16 @@ async def test_it_is_what_old_and_new_runtimes_read(node: Node) -> None:
     assert spec.parse_config(json.dumps(given).encode(), spec.Command.ADD).name == "ilanet"
 
 
+@pytest.mark.parametrize(("chain", "left_out"), [(("tuning",), False), (("tuning", "bandwidth"), True)])
+async def test_check_is_left_out_where_another_plugin_would_fail_it(
+    node: Node, chain: tuple[str, ...], *, left_out: bool
+) -> None:
+    """Portmap's and bandwidth's do, for pods that are well."""
+    node.serve()
+    await node.conflist(*chain).step()
+    assert json.loads(node.path.read_text())["disableCheck"] is left_out
+
+
 async def test_it_is_written_again_only_if_it_is_not_as_it_should_be(node: Node) -> None:
     """A rename wakes every runtime; drift is mended."""
     node.serve()

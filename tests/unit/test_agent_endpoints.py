@@ -100,6 +100,7 @@ def add(
     interface: str = "eth0",
     network: str = "ilanet",
     limited: bool = False,
+    forwarded: bool = False,
 ) -> AddRequest:
     return AddRequest(
         container_id=container or f"c-{name}",
@@ -110,6 +111,7 @@ def add(
         pod=PodName(namespace="default", name=name, uid=f"uid-{name}"),
         keep_address=keep,
         limited=limited,
+        forwarded=forwarded,
     )
 
 
@@ -314,19 +316,21 @@ async def test_gc_leaves_alone_what_is_being_worked_on(node: Node) -> None:
     assert node.wiring.pods.keys() == {host_name("c-web", "eth0")}
 
 
-async def test_a_pod_with_a_limit_leaves_its_device_to_the_bandwidth_plugin(node: Node) -> None:
-    """Attached without a qdisc, marked for the programs, and so again after a restart."""
+async def test_pods_that_later_plugins_work_on(node: Node) -> None:
+    """One with a limit or a host port takes the stack, one with a limit has no qdisc of ours; so after a restart."""
     await node.endpoints.add(add("slow", limited=True))
+    await node.endpoints.add(add("port", forwarded=True))
     await node.endpoints.add(add("fast"))
-    index = {name: node.wiring.pods[host_name(f"c-{name}", "eth0")][1] for name in ("slow", "fast")}
-    assert node.datapath.limited == {index["slow"]: True, index["fast"]: False}
-    entries = node.datapath.endpoints.values()
-    assert {entry.interface_index: entry.limited for entry in entries} == node.datapath.limited
-    node.datapath.roles.clear()
-    node.datapath.endpoints.clear()
-    node.datapath.limited.clear()
+    slow, port, fast = (node.wiring.pods[host_name(f"c-{name}", "eth0")][1] for name in ("slow", "port", "fast"))
+
+    def by_stack() -> dict[int, bool]:
+        return {entry.interface_index: entry.by_stack for entry in node.datapath.endpoints.values()}
+
+    assert node.datapath.limited == {slow: True, port: False, fast: False}
+    assert by_stack() == {slow: True, port: True, fast: False}
+    for known in (node.datapath.roles, node.datapath.endpoints, node.datapath.limited):
+        known.clear()
     node.restart()
     await node.upkeep.step()
-    assert node.datapath.limited == {index["slow"]: True, index["fast"]: False}
-    entries = node.datapath.endpoints.values()
-    assert {entry.interface_index: entry.limited for entry in entries} == node.datapath.limited
+    assert node.datapath.limited == {slow: True, port: False, fast: False}
+    assert by_stack() == {slow: True, port: True, fast: False}

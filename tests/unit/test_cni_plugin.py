@@ -115,6 +115,7 @@ async def test_add_answers_in_version_1_0(network: FakeNetwork, netns: int) -> N
             pod=PodName(namespace="shop", name="web-0", uid="a-b-c"),
             keep_address=False,
             limited=False,
+            forwarded=False,
         )
     ]
 

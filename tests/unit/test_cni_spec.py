@@ -233,6 +233,13 @@ def test_a_bandwidth_limit_is_seen(bandwidth: object, limited: bool) -> None:  #
     assert parse({**CONFIG, "runtimeConfig": {"bandwidth": bandwidth}}).config.limited is limited
 
 
+def test_a_host_port_is_seen() -> None:
+    """The capability that the plugin after ours has too."""
+    ports = [{"hostPort": 80, "containerPort": 80, "protocol": "tcp"}]
+    assert parse({**CONFIG, "runtimeConfig": {"portMappings": ports}}).config.forwarded
+    assert not parse({**CONFIG, "runtimeConfig": {"portMappings": []}}).config.forwarded
+
+
 def test_unknown_keys_are_tolerated() -> None:
     """R7: reserved and foreign keys do not disturb."""
     assert parse({**CONFIG, "args": {}, "cni.dev/x": 1, "capabilities": {}, "future": None}).config.name == "ilanet"

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Debian's plugins after ours, by the list that the agent wrote: host ports answer, limits limit, sysctls are set."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from lab.chain import DEBIAN_PLUGINS, Chain
+from lab.fabric import Shape
+from lab.namespace import Namespace, run
+from lab.runtime import Pod
+from tests.netns.conftest import Net, built, connect, greet, listen
+
+RATE = 800_000
+BURST = 80_000
+SIZE = 200_000
+"""Bytes of a transfer: two seconds at RATE bits a second, of which the burst takes off a tenth."""
+
+
+@pytest.fixture(scope="module", params=["stack", "bpf"])
+def net(request: pytest.FixtureRequest) -> Iterator[Net]:
+    """Yield a cluster whose agents find Debian's plugins."""
+    chain = {"cni_plugins": str(DEBIAN_PLUGINS), "cni_chain": ["portmap", "bandwidth", "tuning"]}
+    with built(Shape.ROUTED, request.param, **chain) as found:
+        yield found
+
+
+@pytest.fixture
+def chain(net: Net) -> Chain:
+    host = net.hosts[0]
+    return Chain(conflist=net.cluster.conflist(host), host=host.namespace)
+
+
+@pytest.fixture
+def pod(net: Net, chain: Chain) -> Iterator[Pod]:
+    """Yield a pod on the first host that is not attached yet; nothing of it may be left when the test ends."""
+    host = net.hosts[0]
+    before = state(host.namespace)
+    made = Pod(
+        namespace=Namespace.create(f"{net.cluster.name}-chained"),
+        name="chained",
+        uid="uid-chained",
+        container_id="chained",
+        socket=net.cluster.socket(host),
+        queue=net.cluster.queue(host),
+    )
+    yield made
+    chain.delete(made)
+    made.namespace.close()
+    assert state(host.namespace) == before
+
+
+def state(host: Namespace) -> tuple[list[str], list[str]]:
+    """Return a host's devices, and its rules that forward a port."""
+    devices = [link["ifname"] for link in json.loads(host.run("ip", "-j", "link"))]
+    rules = [line for line in host.run("ip6tables-save").splitlines() if "--to-destination" in line]
+    return devices, rules
+
+
+def seconds_to_send(source: Namespace, target: Namespace, address: str) -> float:
+    """Return how long SIZE bytes take from one namespace to another, to their last byte."""
+    received: list[int] = []
+
+    def take() -> None:
+        end, _ = listener.accept()
+        with end:
+            end.settimeout(60)
+            while part := end.recv(1 << 16):
+                received.append(len(part))
+
+    with listen(target, address, 5001) as listener:
+        thread = threading.Thread(target=take)
+        thread.start()
+        started = time.monotonic()
+        with connect(source, address, 5001) as out:
+            out.settimeout(60)
+            out.sendall(bytes(SIZE))
+        thread.join()
+        took = time.monotonic() - started
+    assert sum(received) == SIZE
+    return took
+
+
+def test_the_agent_lists_what_works_here(chain: Chain) -> None:
+    """All three, on a kernel with tcx."""
+    assert chain.types == ["ilanet", "portmap", "bandwidth", "tuning"]
+
+
+def test_a_host_port_answers(net: Net, chain: Chain, pod: Pod) -> None:
+    """From another host, from a pod of another host and from a pod of this host; the pod sees who asks."""
+    host = net.hosts[0]
+    chain.add(pod, portMappings=[{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}])
+    for client in (net.hosts[1].namespace, net.pod("b1").namespace, net.pod("a1").namespace):
+        source = greet(client, pod.namespace, host.address, 8080, listen_port=80, bind=pod.address)
+        assert source in (net.hosts[1].address, net.pod("b1").address, net.pod("a1").address)
+
+
+def test_a_limit_is_what_it_says_both_ways(net: Net, chain: Chain, pod: Pod) -> None:
+    """800 kbit/s in and out, to another host and to a pod next door; a pod without a limit is not slowed."""
+    limits = {"ingressRate": RATE, "ingressBurst": BURST, "egressRate": RATE, "egressBurst": BURST}
+    chain.add(pod, bandwidth=limits)
+    least = (SIZE * 8 - BURST) / RATE
+    for other in (net.pod("b1"), net.pod("a1")):
+        for source, target in ((pod, other), (other, pod)):
+            took = seconds_to_send(source.namespace, target.namespace, target.address)
+            assert least <= took < 2 * least
+    free = net.pod("a2")
+    assert seconds_to_send(free.namespace, net.pod("b1").namespace, net.pod("b1").address) < least / 2
+    qdiscs = run(*net.hosts[0].namespace.prefix, "tc", "qdisc", "show", "dev", pod.result["interfaces"][0]["name"])
+    assert "tbf" in qdiscs
+
+
+def test_a_limit_outlives_the_agent(net: Net, chain: Chain, pod: Pod) -> None:
+    """After a kill and a restart the pod is attached as before, and its limit holds."""
+    chain.add(pod, bandwidth={"egressRate": RATE, "egressBurst": BURST})
+    host = net.hosts[0]
+    net.cluster.agents[host.name].kill()
+    net.cluster.start_agent(host)
+    net.cluster.wait_ready()
+    pod.check()
+    other = net.pod("b1")
+    assert seconds_to_send(pod.namespace, other.namespace, other.address) >= (SIZE * 8 - BURST) / RATE
+
+
+def test_tuning_comes_after_us(chain: Chain, pod: Pod) -> None:
+    """The interface that we made is the one it tunes."""
+    chain._tree["plugins"][-1]["sysctl"] = {"net.ipv6.conf.eth0.hop_limit": "33"}
+    chain.add(pod)
+    assert pod.namespace.run("sysctl", "-n", "net.ipv6.conf.eth0.hop_limit").strip() == "33"
+    pod.check()
