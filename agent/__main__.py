@@ -42,8 +42,10 @@ from agent.loop import Loop
 from agent.mappings import MappingFeed
 from agent.metrics import AgentCollector, StepTimings
 from agent.node import Node
+from agent.publications import Publications
 from agent.records import RecordDirectory
 from agent.releases import Releases
+from agent.reserve import Reserve
 from agent.upkeep import Upkeep
 from ila.channel import PeerChannel
 from ila.etcd import EtcdStore
@@ -62,7 +64,7 @@ CALL_BACKOFF = (0.05, 0.2, 0.5)
 
 REGISTER_BACKOFF = (0.2, 0.5, 1.0, 2.0, 5.0)
 STREAM_BACKOFF = (0.1, 0.5, 1.0, 2.0, 5.0)
-RELEASE_PAUSE = 2.0
+BACKLOG_PAUSE = 2.0
 RETRY = 1.0
 AUDIT = 600.0
 """Seconds between two comparisons of the kernel's mappings with the table: a million take a second of a thread."""
@@ -97,7 +99,22 @@ class Agent:
         self._endpoints = EndpointTable(
             records=RecordDirectory(path=config.state_directory / "endpoints"), pool=self._pool
         )
-        self._releases = Releases(controller=controller, table=self._endpoints, status=self._status)
+        self._reserve = Reserve(
+            controller=controller,
+            records=RecordDirectory(path=config.state_directory / "reserve"),
+            table=self._endpoints,
+            status=self._status,
+            size=config.reserve,
+            pool=self._pool,
+        )
+        self._publications = Publications(controller=controller, table=self._endpoints, status=self._status)
+        self._releases = Releases(
+            controller=controller,
+            table=self._endpoints,
+            status=self._status,
+            settled=self._publications.settled,
+            forget=self._reserve.forget,
+        )
         self._upkeep = Upkeep(
             address=config.address,
             datapath=self._datapath,
@@ -114,7 +131,9 @@ class Agent:
             datapath=self._datapath,
             wiring=wiring,
             table=self._endpoints,
+            publications=self._publications,
             releases=self._releases,
+            reserve=self._reserve,
             status=self._status,
             timings=StepTimings(registry=self._registry),
             pool=self._pool,
@@ -166,6 +185,8 @@ class Agent:
                 status=self._status,
                 table=lambda: self._table,
                 endpoints=lambda: len(self._endpoints.wired()),
+                unpublished=lambda: len(self._endpoints.unpublished()),
+                reserve=lambda: len(self._reserve),
                 nodes=lambda: len(self._feed.nodes) if self._feed else 0,
             )
         )
@@ -177,6 +198,7 @@ class Agent:
         """Restore what an earlier run left, then serve and reconcile for ever."""
         self._node.load()
         self._endpoints.load()
+        self._reserve.load()
         async with contextlib.AsyncExitStack() as cleanup:
             cleanup.push_async_callback(self._etcd_channel.close)
             cleanup.push_async_callback(self._controller_channel.close)
@@ -187,7 +209,8 @@ class Agent:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._loop.run())
                 tasks.create_task(self._loop.listen(changes))
-                tasks.create_task(self._releases.run(RELEASE_PAUSE))
+                for backlog in (self._publications, self._releases, self._reserve):
+                    tasks.create_task(backlog.run(BACKLOG_PAUSE))
                 tasks.create_task(self._follow())
                 tasks.create_task(self._serve())
 
@@ -227,6 +250,8 @@ class Agent:
 
     async def _register(self) -> None:
         await self._node.register(REGISTER_BACKOFF)
+        for backlog in (self._publications, self._releases, self._reserve):
+            backlog.later()
         self._loop.ask()
 
     async def _serve(self) -> None:
@@ -245,6 +270,7 @@ class Agent:
             "address": str(self._config.address),
             "locator": str(registration.locator) if registration else None,
             "serving": self._status.serving,
+            "reserve": len(self._reserve),
             "mappings": len(self._table) if self._table else 0,
             "mappings_complete": self._status.mappings_complete,
             "generation": str(self._table.highest) if self._table else None,
@@ -253,6 +279,7 @@ class Agent:
                 endpoint.host_name: {
                     "pod": str(endpoint.pod),
                     "container": endpoint.container_id,
+                    "state": endpoint.state.value,
                     "identifier": str(endpoint.identifier),
                     "address": str(registration.domain.sir_prefix.address(endpoint.identifier))
                     if registration
@@ -279,7 +306,7 @@ def _uninstall(config: AgentConfig) -> None:
     KernelHost(records=RecordDirectory(path=config.state_directory / "sysctl")).uninstall()
     RejectTable(mark=config.reject_mark).remove()
     BpfDatapath(object_path=config.bpf_object, pin_directory=config.bpf_directory).unload()
-    for name in ("endpoints", "node", "sysctl"):
+    for name in ("endpoints", "node", "reserve", "sysctl"):
         directory = RecordDirectory(path=config.state_directory / name)
         for key in directory.load():
             directory.remove(key)

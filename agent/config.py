@@ -106,6 +106,9 @@ class AgentConfig:
     http: str = setting(settings.endpoint, "[::]:9475")
     """Where metrics, /healthz and /readyz are served."""
 
+    reserve: int = setting(settings.integer(0, 512), 64)
+    """Identifiers to hold in advance: so many pods can start while no controller answers.  0: none."""
+
     resync: float = setting(settings.seconds, 30.0)
     """Seconds between two comparisons of the host with what is desired, where no event asks for one sooner."""
 

@@ -91,24 +91,40 @@ class GrpcController:
         except ValueError as error:
             raise ControllerError(f"controller {self._channel.name} answered what does not parse: {error}") from error
 
-    async def assign(self, *, pod: Pod, container_id: str, take_over: bool) -> tuple[Identifier, Generation]:
+    async def assign(
+        self, *, pod: Pod, container_id: str, take_over: bool, reserved: Identifier | None = None
+    ) -> tuple[Identifier, Generation]:
         """Return the pod's identifier and the generation of the mapping that now points here."""
         reply = await self._call(
             lambda stub: stub.Assign,
-            pb.AssignRequest(node=self._node, pod=_pod(pod), container_id=container_id, take_over=take_over),
+            pb.AssignRequest(
+                node=self._node,
+                pod=_pod(pod),
+                container_id=container_id,
+                take_over=take_over,
+                reserved=reserved.value if reserved is not None else 0,
+            ),
         )
-        try:
-            identifier = Identifier(reply.identifier)
-        except ValueError as error:
-            raise ControllerError(f"controller {self._channel.name} answered what does not parse: {error}") from error
+        (identifier,) = self._identifiers([reply.identifier])
         return identifier, Generation(reply.generation.epoch, reply.generation.revision)
 
-    async def release(self, *, pod: Pod, container_id: str) -> None:
-        """End what the container holds."""
+    async def release(self, *, pod: Pod, container_id: str, identifier: Identifier) -> None:
+        """End what the container holds, and take the identifier out of the reserve."""
         await self._call(
             lambda stub: stub.Release,
-            pb.ReleaseRequest(node=self._node, pod=_pod(pod), container_id=container_id),
+            pb.ReleaseRequest(node=self._node, pod=_pod(pod), container_id=container_id, identifier=identifier.value),
         )
+
+    async def reserve(self, *, count: int) -> list[Identifier]:
+        """Return all identifiers of this node's reserve, filled up to `count`."""
+        reply = await self._call(lambda stub: stub.Reserve, pb.ReserveRequest(node=self._node, count=count))
+        return self._identifiers(reply.identifiers)
+
+    def _identifiers(self, numbers: Iterable[int]) -> list[Identifier]:
+        try:
+            return [Identifier(number) for number in numbers]
+        except ValueError as error:
+            raise ControllerError(f"controller {self._channel.name} answered what does not parse: {error}") from error
 
     async def _call(self, method: Callable[[ilanet_pb2_grpc.ControllerStub], Any], request: object) -> Any:  # noqa: ANN401 - stubs have no types
         """Call a method until a replica answers or the back-off sequence ends."""

@@ -9,7 +9,7 @@ from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
 
-from agent.core.endpoint import Endpoint, RecordError, State
+from agent.core.endpoint import Endpoint, Pod, RecordError, State
 from agent.core.ports import Records
 from agent.pool import uninterrupted
 
@@ -62,7 +62,19 @@ class EndpointTable:
 
     def wired(self) -> list[Endpoint]:
         """Return the endpoints that are attached."""
-        return [endpoint for endpoint in self._endpoints.values() if endpoint.state is State.WIRED]
+        return [endpoint for endpoint in self._endpoints.values() if endpoint.attached]
+
+    def unpublished(self) -> list[Endpoint]:
+        """Return the attached endpoints that the controller is still to hear of."""
+        return [endpoint for endpoint in self._endpoints.values() if endpoint.state is State.UNPUBLISHED]
+
+    def of_owner(self, pod: Pod) -> list[Endpoint]:
+        """Return the endpoints of what the controller knows as one owner, whatever their state."""
+        return [endpoint for endpoint in self._endpoints.values() if endpoint.pod.owner == pod.owner]
+
+    def has_older(self, endpoint: Endpoint) -> bool:
+        """Tell whether another container here has, or had until its release, what this endpoint claims."""
+        return any(other.container_id != endpoint.container_id for other in self.of_owner(endpoint.pod))
 
     def releasing(self) -> list[Endpoint]:
         """Return the endpoints that the controller is still to hear of."""

@@ -8,6 +8,7 @@ record; `delete` turns each of these back.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import time
@@ -19,7 +20,7 @@ from typing import Protocol, TypeVar
 
 from agent.core.claims import pod_link
 from agent.core.datapath import Datapath, DatapathError, EndpointEntry
-from agent.core.endpoint import Endpoint, Pod, State
+from agent.core.endpoint import UNKNOWN, Endpoint, Pod, State
 from agent.core.network import (
     GATEWAY,
     InterfaceExists,
@@ -32,10 +33,13 @@ from agent.core.ports import Controller, ControllerError, Refused, Registration
 from agent.core.status import Status
 from agent.endpoint_table import EndpointTable
 from agent.pool import uninterrupted
+from agent.publications import Publications
 from agent.releases import Releases
+from agent.reserve import Reserve
 from cni.plugin import AddRequest, CheckRequest, DelRequest, GcRequest
 from cni.result import Attachment
 from cni.spec import AskedWrongly, Attached, CniError, Code, TryAgain
+from ila.mapping import Generation
 
 log = logging.getLogger("ilanet.endpoints")
 
@@ -63,7 +67,9 @@ class Endpoints:
         datapath: Datapath,
         wiring: Wiring,
         table: EndpointTable,
+        publications: Publications,
         releases: Releases,
+        reserve: Reserve,
         status: Status,
         timings: Timings,
         pool: Executor,
@@ -75,7 +81,9 @@ class Endpoints:
         self._datapath = datapath
         self._wiring = wiring
         self._table = table
+        self._publications = publications
         self._releases = releases
+        self._reserve = reserve
         self._status = status
         self._timings = timings
         self._pool = pool
@@ -91,7 +99,7 @@ class Endpoints:
             self._refuse_second(request)
             self._forget_queued(request.container_id, request.interface)
             known = self._table.get(name)
-            if known is not None and known.state is State.WIRED:
+            if known is not None and known.attached:
                 if await self._is_wired(known, registration, request.netns_fd):
                     return self._attachment(known, registration)
                 await self._take_apart(known)
@@ -107,7 +115,8 @@ class Endpoints:
                 undo.pop_all()
             self._timings.observe("add", "total", time.perf_counter() - started)
             log.info("added %s as %s on %s", pod, registration.domain.sir_prefix.address(endpoint.identifier), name)
-            return self._attachment(endpoint, registration)
+        await self._end_earlier(endpoint)
+        return self._attachment(endpoint, registration)
 
     async def delete(self, request: DelRequest) -> None:
         """Detach a pod; succeeds for one that is gone or was never here."""
@@ -118,7 +127,7 @@ class Endpoints:
                 if endpoint is None:
                     await self._in_pool(self._wiring.unwire, name)
                     return
-                if endpoint.state is State.WIRED:
+                if endpoint.attached:
                     endpoint = await self._take_apart(endpoint)
             except (NetworkError, DatapathError, OSError) as error:
                 what = f"container {request.container_id!r} cannot be detached from {request.interface!r} now"
@@ -136,7 +145,7 @@ class Endpoints:
         async with self._table.exclusively(request.container_id, name):
             registration = self._serving()
             endpoint = self._table.get(name)
-            if endpoint is None or endpoint.state is not State.WIRED:
+            if endpoint is None or not endpoint.attached:
                 raise AskedWrongly(
                     Code.UNKNOWN_CONTAINER, f"container {request.container_id!r} has no {request.interface!r} here"
                 )
@@ -186,53 +195,98 @@ class Endpoints:
     async def _build(
         self, undo: AsyncExitStack, request: AddRequest, pod: Pod, name: str, registration: Registration
     ) -> Endpoint:
-        take_over = any(_owner(other.pod) == _owner(pod) for other in self._table.all())
-        with self._timed("assign"):
-            try:
-                identifier, generation = await self._controller.assign(
-                    pod=pod, container_id=request.container_id, take_over=take_over
-                )
-            except ControllerError as error:
-                raise TryAgain(f"no identifier for pod {pod}", str(error)) from error
-            except Refused as refusal:
-                if refusal.held:
-                    raise TryAgain(f"pod {pod}: its identifier is held", str(refusal)) from refusal
-                raise AskedWrongly(Code.REFUSED, f"pod {pod} gets no identifier", str(refusal)) from refusal
-        endpoint = Endpoint(
+        blank = Endpoint(
             container_id=request.container_id,
             interface=request.interface,
             host_name=name,
             network=request.network,
-            identifier=identifier,
+            identifier=UNKNOWN,
             pod=pod,
-            generation=generation,
+            generation=Generation(0, 0),
             mtu=self._status.mtu,
             limited=request.limited,
             by_stack=request.limited or request.forwarded,
-            state=State.WIRED,
+            state=State.RELEASING,
         )
+        with self._timed("assign"):
+            endpoint = self._from_reserve(blank) or await self._from_controller(undo, blank)
         undo.push_async_callback(self._give_up, endpoint)
         undo.push_async_callback(self._in_pool, self._wiring.unwire, name)
-        with self._timed("wire"):
-            wired = await self._wire(endpoint, registration, request.netns_fd)
-        with self._timed("datapath"):
-            undo.callback(self._close, endpoint)
-            try:
-                self._datapath.attach_pod(wired.host_index, limited=endpoint.limited)
-                self._datapath.write_endpoint(
-                    identifier.value,
-                    EndpointEntry(
-                        interface_index=wired.host_index,
-                        pod_mac=wired.pod_mac,
-                        host_mac=wired.host_mac,
-                        by_stack=endpoint.by_stack,
-                    ),
-                )
-            except DatapathError as error:
-                raise CniError(Code.IO_FAILURE, f"pod {pod} gets no way through the datapath", str(error)) from error
-        with self._timed("record"):
-            await self._table.save(endpoint)
+        recording = asyncio.ensure_future(self._announce(endpoint))
+        try:
+            with self._timed("wire"):
+                wired = await self._wire(endpoint, registration, request.netns_fd)
+            with self._timed("datapath"):
+                undo.callback(self._close, endpoint)
+                self._open(endpoint, wired)
+        finally:
+            with self._timed("record"):
+                await recording
+        if endpoint.state is State.UNPUBLISHED:
+            with self._timed("publish"):
+                await self._publications.heard(endpoint)
         return endpoint
+
+    async def _announce(self, endpoint: Endpoint) -> None:
+        """Write the record; then, while the pod is still being wired, tell the controller what it does not know."""
+        await self._record(endpoint)
+        if endpoint.state is State.UNPUBLISHED:
+            self._publications.begin(endpoint)
+
+    def _from_reserve(self, blank: Endpoint) -> Endpoint | None:
+        """Give a pod an identifier that this node has: its own of an earlier sandbox here, or one of the reserve.
+
+        A pod that keeps its address may have one elsewhere: only the controller knows.
+        """
+        if blank.pod.keep_address:
+            return None
+        earlier = [other for other in self._table.of_owner(blank.pod) if other.identifier != UNKNOWN]
+        if earlier:
+            newest = max(earlier, key=lambda other: other.generation)
+            after = Generation(newest.generation.epoch, newest.generation.revision + 1)
+            return replace(blank, identifier=newest.identifier, generation=after, state=State.UNPUBLISHED)
+        identifier = self._reserve.take()
+        return None if identifier is None else replace(blank, identifier=identifier, state=State.UNPUBLISHED)
+
+    async def _from_controller(self, undo: AsyncExitStack, blank: Endpoint) -> Endpoint:
+        """Ask for an identifier; the disk knows of the question first, so that an answer nobody hears is released."""
+        pod = blank.pod
+        undo.callback(self._releases.later)
+        take_over = self._table.has_older(blank)
+        await self._record(blank)
+        try:
+            identifier, generation = await self._controller.assign(
+                pod=pod, container_id=blank.container_id, take_over=take_over
+            )
+        except ControllerError as error:
+            raise TryAgain(f"no identifier for pod {pod}", str(error)) from error
+        except Refused as refusal:
+            if refusal.held:
+                raise TryAgain(f"pod {pod}: its identifier is held", str(refusal)) from refusal
+            raise AskedWrongly(Code.REFUSED, f"pod {pod} gets no identifier", str(refusal)) from refusal
+        return replace(blank, identifier=identifier, generation=generation, state=State.WIRED)
+
+    def _open(self, endpoint: Endpoint, wired: WiredPod) -> None:
+        """Let the endpoint's packets through."""
+        entry = EndpointEntry(
+            interface_index=wired.host_index,
+            pod_mac=wired.pod_mac,
+            host_mac=wired.host_mac,
+            by_stack=endpoint.by_stack,
+        )
+        try:
+            self._datapath.attach_pod(wired.host_index, limited=endpoint.limited)
+            self._datapath.write_endpoint(endpoint.identifier.value, entry)
+        except DatapathError as error:
+            message = f"pod {endpoint.pod} gets no way through the datapath"
+            raise CniError(Code.IO_FAILURE, message, str(error)) from error
+
+    async def _record(self, endpoint: Endpoint) -> None:
+        try:
+            await self._table.save(endpoint)
+        except OSError as error:
+            message = f"the record of pod {endpoint.pod} cannot be written"
+            raise CniError(Code.IO_FAILURE, message, str(error)) from error
 
     async def _wire(self, endpoint: Endpoint, registration: Registration, netns_fd: int) -> WiredPod:
         try:
@@ -242,8 +296,21 @@ class Endpoints:
         except NetworkError as error:
             raise CniError(Code.IO_FAILURE, f"pod {endpoint.pod} could not be wired", str(error)) from error
 
+    async def _end_earlier(self, endpoint: Endpoint) -> None:
+        """Take apart what earlier sandboxes of this very pod have left: a runtime that was killed forgets them."""
+        if endpoint.pod.keep_address:
+            return
+        for other in self._table.of_owner(endpoint.pod):
+            if other.container_id == endpoint.container_id or not other.attached:
+                continue
+            async with self._table.exclusively(other.container_id, other.host_name):
+                if self._table.get(other.host_name) is other:
+                    with contextlib.suppress(NetworkError, DatapathError, OSError):  # its own DEL tries again
+                        await self._take_apart(other)
+        self._releases.later()
+
     async def _give_up(self, endpoint: Endpoint) -> None:
-        """Turn an Assign back, now or, if the controller is away, later."""
+        """Turn an identifier back, now or, if the controller is away, later."""
         await self._table.save(replace(endpoint, state=State.RELEASING))
         self._releases.later()
 
@@ -305,8 +372,3 @@ class Endpoints:
 
     async def _in_pool(self, call: Callable[..., T], *arguments: object) -> T:
         return await uninterrupted(self._pool, call, *arguments)
-
-
-def _owner(pod: Pod) -> tuple[str, ...]:
-    """Return what the controller knows an owner by."""
-    return (pod.namespace, pod.name) if pod.keep_address else (pod.uid,)

@@ -43,12 +43,16 @@ class AgentCollector(Collector):
         status: Status,
         table: Callable[[], MappingTable | None],
         endpoints: Callable[[], int],
+        unpublished: Callable[[], int],
+        reserve: Callable[[], int],
         nodes: Callable[[], int],
     ) -> None:
         self._datapath = datapath
         self._status = status
         self._table = table
         self._endpoints = endpoints
+        self._unpublished = unpublished
+        self._reserve = reserve
         self._nodes = nodes
 
     def describe(self) -> list[Metric]:
@@ -64,6 +68,10 @@ class AgentCollector(Collector):
         yield _gauge("ilanet_generation_epoch", "Epoch of the newest mapping.", highest.epoch if highest else 0)
         yield _gauge("ilanet_generation_revision", "Its etcd revision.", highest.revision if highest else 0)
         yield _gauge("ilanet_endpoints", "Pods attached on this node.", self._endpoints())
+        yield _gauge(
+            "ilanet_endpoints_unpublished", "Of these, pods that the controller has not heard of.", self._unpublished()
+        )
+        yield _gauge("ilanet_reserve", "Identifiers held in advance.", self._reserve())
         yield _gauge("ilanet_nodes", "Nodes registered in the domain.", self._nodes())
         yield _gauge("ilanet_serving", "1 if a CNI ADD can be served.", int(self._status.serving))
         yield _gauge("ilanet_mappings_complete", "1 after a whole snapshot.", int(self._status.mappings_complete))

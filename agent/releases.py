@@ -3,47 +3,50 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
+from agent.backlog import Backlog
 from agent.core.endpoint import Endpoint
 from agent.core.ports import Controller, ControllerError, Refused
 from agent.core.status import Status
 from agent.endpoint_table import EndpointTable
+from ila.address import Identifier
 
 log = logging.getLogger("ilanet.releases")
 
 
-class Releases:
+class Releases(Backlog):
     """The releases that DELs and failed ADDs leave behind."""
 
-    def __init__(self, *, controller: Controller, table: EndpointTable, status: Status) -> None:
+    def __init__(
+        self,
+        *,
+        controller: Controller,
+        table: EndpointTable,
+        status: Status,
+        settled: Callable[[str], Awaitable[None]],
+        forget: Callable[[Identifier], Awaitable[None]],
+    ) -> None:
+        """Take what waits for a publication under way, and what strikes an identifier from the reserve on disk."""
+        super().__init__()
         self._controller = controller
         self._table = table
         self._status = status
-        self._wanted = asyncio.Event()
-
-    def later(self) -> None:
-        """Ask for whatever waits to be released in the background."""
-        self._wanted.set()
+        self._settled = settled
+        self._forget = forget
 
     async def release(self, endpoint: Endpoint) -> None:
         """Release one endpoint and forget it; ControllerError leaves it to the background."""
+        await self._settled(endpoint.host_name)
         try:
-            await self._controller.release(pod=endpoint.pod, container_id=endpoint.container_id)
+            await self._controller.release(
+                pod=endpoint.pod, container_id=endpoint.container_id, identifier=endpoint.identifier
+            )
         except Refused as refusal:
             log.warning("release of %s was refused: %s", endpoint.pod, refusal)
+        await self._forget(endpoint.identifier)
         await self._table.remove(endpoint)
-
-    async def run(self, pause: float) -> None:
-        """Release for ever whatever waits, also from an earlier run; `pause` seconds between tries."""
-        self._wanted.set()
-        while True:
-            await self._wanted.wait()
-            self._wanted.clear()
-            if not await self.step():
-                await asyncio.sleep(pause)
-                self._wanted.set()
 
     async def step(self) -> bool:
         """Try to release everything that waits; return whether nothing is left."""

@@ -42,17 +42,17 @@ class Upkeep:
         self._pool = pool
 
     async def routes(self) -> list[PodRoute]:
-        """Return the host's way to each attached endpoint."""
+        """Return the host's way to each attached endpoint; of claims on one address, to the newest."""
         registration = self._status.registration
         if registration is None:
             return []
         links = await self._links()
-        routes = []
-        for endpoint in self._table.wired():
+        routes = {}
+        for endpoint in sorted(self._table.wired(), key=lambda item: item.generation):
             if link := links.get(endpoint.host_name):
                 pod = pod_link(endpoint, registration, self._address)
-                routes.append(PodRoute(address=pod.address, device=link.index, mac=pod.pod_mac))
-        return routes
+                routes[pod.address] = PodRoute(address=pod.address, device=link.index, mac=pod.pod_mac)
+        return list(routes.values())
 
     async def step(self) -> None:
         """Attach and write what is missing; take away what nothing wants, if no ADD or DEL is under way."""
@@ -69,12 +69,13 @@ class Upkeep:
             locate=self._locate,
             pod_link=lambda endpoint: pod_link(endpoint, registration, self._address),
         )
-        self._write(wanted)
+        self._write(wanted, quiet=quiet)
         self._delete(wanted, registration, quiet=quiet)
         if quiet:
             await self._remove_strays(links)
 
-    def _write(self, wanted: Mapping[int, EndpointEntry]) -> None:
+    def _write(self, wanted: Mapping[int, EndpointEntry], *, quiet: bool) -> None:
+        """Write what is missing; replace an entry only when no operation could have just made it."""
         attached = self._datapath.attached()
         limited = {endpoint.identifier.value for endpoint in self._table.wired() if endpoint.limited}
         for identifier, entry in wanted.items():
@@ -82,7 +83,7 @@ class Upkeep:
                 self._datapath.attach_pod(entry.interface_index, limited=identifier in limited)
         have = self._datapath.read_endpoints()
         for identifier, entry in wanted.items():
-            if have.get(identifier) != entry:
+            if identifier not in have or (quiet and have[identifier] != entry):
                 self._datapath.write_endpoint(identifier, entry)
 
     def _delete(self, wanted: Mapping[int, EndpointEntry], registration: Registration, *, quiet: bool) -> None:

@@ -62,6 +62,10 @@ class ControllerServer(ControllerServicer):
         """End what a container holds (proto/ilanet.proto)."""
         return await _answer("Release", request.node, context, self._release(request, context))
 
+    async def Reserve(self, request: pb.ReserveRequest, context: Context) -> pb.ReserveReply:  # noqa: N802 - gRPC
+        """Hand identifiers out in advance (proto/ilanet.proto)."""
+        return await _answer("Reserve", request.node, context, self._reserve(request, context))
+
     async def _register(self, request: pb.RegisterRequest, context: Context) -> pb.RegisterReply:
         node = self._caller(request.node, context)
         parsed = Registration(
@@ -83,7 +87,8 @@ class ControllerServer(ControllerServicer):
 
     async def _assign(self, request: pb.AssignRequest, context: Context) -> pb.AssignReply:
         holder = _holder(self._caller(request.node, context), request.pod, request.container_id)
-        assigned = await self._service.assign(holder, take_over=request.take_over)
+        reserved = Identifier(request.reserved) if request.reserved else None
+        assigned = await self._service.assign(holder, take_over=request.take_over, reserved=reserved)
         return pb.AssignReply(
             identifier=assigned.identifier.value,
             sir_address=str(self._domain.sir_prefix.address(assigned.identifier)),
@@ -92,8 +97,13 @@ class ControllerServer(ControllerServicer):
 
     async def _release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseReply:
         holder = _holder(self._caller(request.node, context), request.pod, request.container_id)
-        await self._service.release(holder)
+        identifier = Identifier(request.identifier) if request.identifier else None
+        await self._service.release(holder, identifier=identifier)
         return pb.ReleaseReply()
+
+    async def _reserve(self, request: pb.ReserveRequest, context: Context) -> pb.ReserveReply:
+        identifiers = await self._service.reserve(self._caller(request.node, context), request.count)
+        return pb.ReserveReply(identifiers=[identifier.value for identifier in identifiers])
 
     def _caller(self, name: str, context: Context) -> str:
         """Return the name of the node that calls; Refused if its certificate is not that node's."""

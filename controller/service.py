@@ -12,12 +12,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from controller.core import assignment, registration
+from controller.core import assignment, registration, reserve
 from controller.core.assignment import Assigned, Claim, Holder
 from controller.core.decision import Plan, Reason, Refused, View, foundation, foundation_keys
 from controller.core.registration import Registration
 from ila import mapping
-from ila.address import Locator
+from ila.address import Identifier, Locator
 from ila.domain import Domain
 from ila.mapping import Generation, Node
 from ila.store import Store, StoreUnavailable
@@ -72,13 +72,18 @@ class Service:
         view = await self._repeat(lambda _: self._view(()))
         return Registered(node, view.generation)
 
-    async def assign(self, holder: Holder, *, take_over: bool) -> Assigned:
-        """Give the holder its identifier, and point the mapping at its node."""
-        return await self._repeat(lambda _: self._assign(holder, take_over=take_over))
+    async def assign(self, holder: Holder, *, take_over: bool, reserved: Identifier | None = None) -> Assigned:
+        """Give the holder its identifier, and point the mapping at its node; `reserved` is the one it uses already."""
+        return await self._repeat(lambda _: self._assign(holder, take_over=take_over, reserved=reserved))
 
-    async def release(self, holder: Holder) -> None:
-        """End what the holder holds."""
-        await self._repeat(lambda _: self._release(holder))
+    async def release(self, holder: Holder, *, identifier: Identifier | None = None) -> None:
+        """End what the holder holds; one that only its node's reserve has had is given back."""
+        await self._repeat(lambda _: self._release(holder, identifier))
+
+    async def reserve(self, node: str, count: int) -> list[Identifier]:
+        """Return the identifiers of a node's reserve, at least `count`."""
+        reserve.check(node, count)
+        return await self._repeat(lambda _: self._reserve(node, count))
 
     async def _register(self, request: Registration, attempt: int) -> Node | None:
         key = mapping.node_key(request.node)
@@ -136,16 +141,18 @@ class Service:
 
         await self._repeat(once)
 
-    async def _assign(self, holder: Holder, *, take_over: bool) -> Assigned | None:
+    async def _assign(self, holder: Holder, *, take_over: bool, reserved: Identifier | None) -> Assigned | None:
         keys = assignment.holder_keys(holder)
+        if reserved is not None:
+            keys = (*keys, *assignment.identifier_keys(holder.node, reserved))
         view = await self._view(keys)
         owner = None if view is None else view.owner(holder.owner)
         if owner is not None:
-            view = await self._view((*keys, *assignment.identifier_keys(owner.identifier)))
+            view = await self._view((*keys, *assignment.identifier_keys(holder.node, owner.identifier)))
         if view is None:
             return None
         fresh = assignment.random_identifier(secrets.randbelow)
-        decision = assignment.assign(view, holder, take_over=take_over, fresh=fresh)
+        decision = assignment.assign(view, holder, take_over=take_over, fresh=fresh, reserved=reserved)
         if isinstance(decision, Assigned):
             return decision
         revision = await self._commit(decision, view.epoch)
@@ -153,15 +160,30 @@ class Service:
             return None
         return Assigned(decision.identifier, Generation(view.epoch, revision))
 
-    async def _release(self, holder: Holder) -> bool | None:
-        view = await self._view(assignment.holder_keys(holder))
+    async def _release(self, holder: Holder, identifier: Identifier | None) -> bool | None:
+        keys = assignment.holder_keys(holder)
+        if identifier is not None:
+            keys = (*keys, *assignment.identifier_keys(holder.node, identifier))
+        view = await self._view(keys)
         if view is None:
             return None
-        plan = assignment.release(view, holder)
+        plan = assignment.release(view, holder, identifier=identifier)
         if plan is None:
             log.info("release changes nothing: not the holder: %s", holder)
             return True
         return None if await self._commit(plan, view.epoch) is None else True
+
+    async def _reserve(self, node: str, count: int) -> list[Identifier] | None:
+        present = await self._store.read_keys(mapping.reserve_prefix(node))
+        fresh = [assignment.random_identifier(secrets.randbelow) for _ in range(min(count, reserve.BATCH))]
+        view = await self._view(reserve.reserve_keys(node, present, fresh))
+        if view is None:
+            return None
+        decision = reserve.reserve(view, node, present, count, fresh)
+        if isinstance(decision, Plan):
+            await self._commit(decision, view.epoch)
+            return None
+        return decision
 
     async def _view(self, keys: Sequence[bytes], *, request: Registration | None = None) -> View | None:
         """Read these records and the foundation; None if the foundation had to be laid first: read again."""

@@ -7,7 +7,8 @@
     /ilanet/v1/nodes/<name>              {"locator", "address", "port"}: a node and its control address
     /ilanet/v1/owners/uid/<uid>          {"identifier", "node", "container", "state", "epoch"}: who holds an identifier
     /ilanet/v1/owners/name/<ns>/<name>   the same, of a pod that keeps its address
-    /ilanet/v1/taken/identifiers/<id>    the owner whose identifier it is, also while nothing maps it
+    /ilanet/v1/reserves/<node>/<id>      the epoch in which a node was handed this identifier in advance
+    /ilanet/v1/taken/identifiers/<id>    the owner whose identifier it is, also while nothing maps it, or reserve/<node>
     /ilanet/v1/taken/locators/<locator>  the name of the node whose locator it is
 
 Identifiers and locators are 16 hexadecimal digits (of a locator its upper half), so that one range read gives
@@ -37,6 +38,7 @@ EPOCH = ROOT + b"epoch"
 MAPPINGS = ROOT + b"mappings/"
 NODES = ROOT + b"nodes/"
 OWNERS = ROOT + b"owners/"
+RESERVES = ROOT + b"reserves/"
 TAKEN_IDENTIFIERS = ROOT + b"taken/identifiers/"
 TAKEN_LOCATORS = ROOT + b"taken/locators/"
 
@@ -150,6 +152,21 @@ def node_key(name: str) -> bytes:
 def owner_key(owner: OwnerName) -> bytes:
     """Return the key of an owner's record."""
     return OWNERS + owner.text.encode()
+
+
+def reserve_prefix(node: str) -> bytes:
+    """Return what the keys of a node's reserve begin with."""
+    return RESERVES + node.encode() + b"/"
+
+
+def reserve_key(node: str, identifier: Identifier) -> bytes:
+    """Return the key of an identifier in a node's reserve."""
+    return reserve_prefix(node) + b"%016x" % identifier.value
+
+
+def reserve_name(node: str) -> str:
+    """Return what stands in the place of an owner while an identifier is in a node's reserve."""
+    return f"reserve/{node}"
 
 
 def taken_identifier_key(identifier: Identifier) -> bytes:

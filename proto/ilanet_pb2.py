@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12proto/ilanet.proto\x12\tilanet.v1\"-\n\nGeneration\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x10\n\x08revision\x18\x02 \x01(\x04\"I\n\x03Pod\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\t\x12\x14\n\x0ckeep_address\x18\x04 \x01(\x08\"x\n\x04Held\x12\x12\n\nidentifier\x18\x01 \x01(\x06\x12\x1b\n\x03pod\x18\x02 \x01(\x0b\x32\x0e.ilanet.v1.Pod\x12\x14\n\x0c\x63ontainer_id\x18\x03 \x01(\t\x12)\n\ngeneration\x18\x04 \x01(\x0b\x32\x15.ilanet.v1.Generation\"\xa6\x01\n\x0fRegisterRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x17\n\x0f\x63ontrol_address\x18\x02 \x01(\t\x12\x14\n\x0c\x63ontrol_port\x18\x03 \x01(\r\x12\x0f\n\x07locator\x18\x04 \x01(\t\x12&\n\x07highest\x18\x05 \x01(\x0b\x32\x15.ilanet.v1.Generation\x12\x1d\n\x04held\x18\x06 \x03(\x0b\x32\x0f.ilanet.v1.Held\"\xa3\x01\n\rRegisterReply\x12\x0f\n\x07locator\x18\x01 \x01(\t\x12\x12\n\nsir_prefix\x18\x02 \x01(\t\x12\x15\n\rlocator_space\x18\x03 \x03(\t\x12\x15\n\rchecksum_mode\x18\x04 \x01(\t\x12\x14\n\x0c\x63losed_ports\x18\x05 \x03(\r\x12)\n\ngeneration\x18\x06 \x01(\x0b\x32\x15.ilanet.v1.Generation\"c\n\rAssignRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x1b\n\x03pod\x18\x02 \x01(\x0b\x32\x0e.ilanet.v1.Pod\x12\x14\n\x0c\x63ontainer_id\x18\x03 \x01(\t\x12\x11\n\ttake_over\x18\x04 \x01(\x08\"a\n\x0b\x41ssignReply\x12\x12\n\nidentifier\x18\x01 \x01(\x06\x12\x13\n\x0bsir_address\x18\x02 \x01(\t\x12)\n\ngeneration\x18\x03 \x01(\x0b\x32\x15.ilanet.v1.Generation\"Q\n\x0eReleaseRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x1b\n\x03pod\x18\x02 \x01(\x0b\x32\x0e.ilanet.v1.Pod\x12\x14\n\x0c\x63ontainer_id\x18\x03 \x01(\t\"\x0e\n\x0cReleaseReply2\xc9\x01\n\nController\x12@\n\x08Register\x12\x1a.ilanet.v1.RegisterRequest\x1a\x18.ilanet.v1.RegisterReply\x12:\n\x06\x41ssign\x12\x18.ilanet.v1.AssignRequest\x1a\x16.ilanet.v1.AssignReply\x12=\n\x07Release\x12\x19.ilanet.v1.ReleaseRequest\x1a\x17.ilanet.v1.ReleaseReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12proto/ilanet.proto\x12\tilanet.v1\"-\n\nGeneration\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x10\n\x08revision\x18\x02 \x01(\x04\"I\n\x03Pod\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\t\x12\x14\n\x0ckeep_address\x18\x04 \x01(\x08\"x\n\x04Held\x12\x12\n\nidentifier\x18\x01 \x01(\x06\x12\x1b\n\x03pod\x18\x02 \x01(\x0b\x32\x0e.ilanet.v1.Pod\x12\x14\n\x0c\x63ontainer_id\x18\x03 \x01(\t\x12)\n\ngeneration\x18\x04 \x01(\x0b\x32\x15.ilanet.v1.Generation\"\xa6\x01\n\x0fRegisterRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x17\n\x0f\x63ontrol_address\x18\x02 \x01(\t\x12\x14\n\x0c\x63ontrol_port\x18\x03 \x01(\r\x12\x0f\n\x07locator\x18\x04 \x01(\t\x12&\n\x07highest\x18\x05 \x01(\x0b\x32\x15.ilanet.v1.Generation\x12\x1d\n\x04held\x18\x06 \x03(\x0b\x32\x0f.ilanet.v1.Held\"\xa3\x01\n\rRegisterReply\x12\x0f\n\x07locator\x18\x01 \x01(\t\x12\x12\n\nsir_prefix\x18\x02 \x01(\t\x12\x15\n\rlocator_space\x18\x03 \x03(\t\x12\x15\n\rchecksum_mode\x18\x04 \x01(\t\x12\x14\n\x0c\x63losed_ports\x18\x05 \x03(\r\x12)\n\ngeneration\x18\x06 \x01(\x0b\x32\x15.ilanet.v1.Generation\"u\n\rAssignRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x1b\n\x03pod\x18\x02 \x01(\x0b\x32\x0e.ilanet.v1.Pod\x12\x14\n\x0c\x63ontainer_id\x18\x03 \x01(\t\x12\x11\n\ttake_over\x18\x04 \x01(\x08\x12\x10\n\x08reserved\x18\x05 \x01(\x06\"a\n\x0b\x41ssignReply\x12\x12\n\nidentifier\x18\x01 \x01(\x06\x12\x13\n\x0bsir_address\x18\x02 \x01(\t\x12)\n\ngeneration\x18\x03 \x01(\x0b\x32\x15.ilanet.v1.Generation\"e\n\x0eReleaseRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x1b\n\x03pod\x18\x02 \x01(\x0b\x32\x0e.ilanet.v1.Pod\x12\x14\n\x0c\x63ontainer_id\x18\x03 \x01(\t\x12\x12\n\nidentifier\x18\x04 \x01(\x06\"\x0e\n\x0cReleaseReply\"-\n\x0eReserveRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"#\n\x0cReserveReply\x12\x13\n\x0bidentifiers\x18\x01 \x03(\x06\x32\x88\x02\n\nController\x12@\n\x08Register\x12\x1a.ilanet.v1.RegisterRequest\x1a\x18.ilanet.v1.RegisterReply\x12:\n\x06\x41ssign\x12\x18.ilanet.v1.AssignRequest\x1a\x16.ilanet.v1.AssignReply\x12=\n\x07Release\x12\x19.ilanet.v1.ReleaseRequest\x1a\x17.ilanet.v1.ReleaseReply\x12=\n\x07Reserve\x12\x19.ilanet.v1.ReserveRequest\x1a\x17.ilanet.v1.ReserveReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,13 +42,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REGISTERREPLY']._serialized_start=447
   _globals['_REGISTERREPLY']._serialized_end=610
   _globals['_ASSIGNREQUEST']._serialized_start=612
-  _globals['_ASSIGNREQUEST']._serialized_end=711
-  _globals['_ASSIGNREPLY']._serialized_start=713
-  _globals['_ASSIGNREPLY']._serialized_end=810
-  _globals['_RELEASEREQUEST']._serialized_start=812
-  _globals['_RELEASEREQUEST']._serialized_end=893
-  _globals['_RELEASEREPLY']._serialized_start=895
-  _globals['_RELEASEREPLY']._serialized_end=909
-  _globals['_CONTROLLER']._serialized_start=912
-  _globals['_CONTROLLER']._serialized_end=1113
+  _globals['_ASSIGNREQUEST']._serialized_end=729
+  _globals['_ASSIGNREPLY']._serialized_start=731
+  _globals['_ASSIGNREPLY']._serialized_end=828
+  _globals['_RELEASEREQUEST']._serialized_start=830
+  _globals['_RELEASEREQUEST']._serialized_end=931
+  _globals['_RELEASEREPLY']._serialized_start=933
+  _globals['_RELEASEREPLY']._serialized_end=947
+  _globals['_RESERVEREQUEST']._serialized_start=949
+  _globals['_RESERVEREQUEST']._serialized_end=994
+  _globals['_RESERVEREPLY']._serialized_start=996
+  _globals['_RESERVEREPLY']._serialized_end=1031
+  _globals['_CONTROLLER']._serialized_start=1034
+  _globals['_CONTROLLER']._serialized_end=1298
 # @@protoc_insertion_point(module_scope)

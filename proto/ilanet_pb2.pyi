@@ -71,16 +71,18 @@ class RegisterReply(_message.Message):
     def __init__(self, locator: _Optional[str] = ..., sir_prefix: _Optional[str] = ..., locator_space: _Optional[_Iterable[str]] = ..., checksum_mode: _Optional[str] = ..., closed_ports: _Optional[_Iterable[int]] = ..., generation: _Optional[_Union[Generation, _Mapping]] = ...) -> None: ...
 
 class AssignRequest(_message.Message):
-    __slots__ = ("node", "pod", "container_id", "take_over")
+    __slots__ = ("node", "pod", "container_id", "take_over", "reserved")
     NODE_FIELD_NUMBER: _ClassVar[int]
     POD_FIELD_NUMBER: _ClassVar[int]
     CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
     TAKE_OVER_FIELD_NUMBER: _ClassVar[int]
+    RESERVED_FIELD_NUMBER: _ClassVar[int]
     node: str
     pod: Pod
     container_id: str
     take_over: bool
-    def __init__(self, node: _Optional[str] = ..., pod: _Optional[_Union[Pod, _Mapping]] = ..., container_id: _Optional[str] = ..., take_over: _Optional[bool] = ...) -> None: ...
+    reserved: int
+    def __init__(self, node: _Optional[str] = ..., pod: _Optional[_Union[Pod, _Mapping]] = ..., container_id: _Optional[str] = ..., take_over: _Optional[bool] = ..., reserved: _Optional[int] = ...) -> None: ...
 
 class AssignReply(_message.Message):
     __slots__ = ("identifier", "sir_address", "generation")
@@ -93,15 +95,31 @@ class AssignReply(_message.Message):
     def __init__(self, identifier: _Optional[int] = ..., sir_address: _Optional[str] = ..., generation: _Optional[_Union[Generation, _Mapping]] = ...) -> None: ...
 
 class ReleaseRequest(_message.Message):
-    __slots__ = ("node", "pod", "container_id")
+    __slots__ = ("node", "pod", "container_id", "identifier")
     NODE_FIELD_NUMBER: _ClassVar[int]
     POD_FIELD_NUMBER: _ClassVar[int]
     CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
+    IDENTIFIER_FIELD_NUMBER: _ClassVar[int]
     node: str
     pod: Pod
     container_id: str
-    def __init__(self, node: _Optional[str] = ..., pod: _Optional[_Union[Pod, _Mapping]] = ..., container_id: _Optional[str] = ...) -> None: ...
+    identifier: int
+    def __init__(self, node: _Optional[str] = ..., pod: _Optional[_Union[Pod, _Mapping]] = ..., container_id: _Optional[str] = ..., identifier: _Optional[int] = ...) -> None: ...
 
 class ReleaseReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class ReserveRequest(_message.Message):
+    __slots__ = ("node", "count")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    count: int
+    def __init__(self, node: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
+
+class ReserveReply(_message.Message):
+    __slots__ = ("identifiers",)
+    IDENTIFIERS_FIELD_NUMBER: _ClassVar[int]
+    identifiers: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, identifiers: _Optional[_Iterable[int]] = ...) -> None: ...

@@ -49,6 +49,11 @@ class ControllerStub:
                 request_serializer=proto_dot_ilanet__pb2.ReleaseRequest.SerializeToString,
                 response_deserializer=proto_dot_ilanet__pb2.ReleaseReply.FromString,
                 _registered_method=True)
+        self.Reserve = channel.unary_unary(
+                '/ilanet.v1.Controller/Reserve',
+                request_serializer=proto_dot_ilanet__pb2.ReserveRequest.SerializeToString,
+                response_deserializer=proto_dot_ilanet__pb2.ReserveReply.FromString,
+                _registered_method=True)
 
 
 class ControllerServicer:
@@ -74,7 +79,17 @@ class ControllerServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Release(self, request, context):
-        """Ends what a container holds.  A release by a container that is not the holder succeeds and changes nothing.
+        """Ends what a container holds.  A release by a container that is not the holder succeeds and changes nothing,
+        but that the identifier it names leaves its node's reserve.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Reserve(self, request, context):
+        """Returns the identifiers that the node may give to pods before anybody is asked (AssignRequest.reserved), after
+        filling them up to `count`.  Errors: INVALID_ARGUMENT, PERMISSION_DENIED and UNAVAILABLE as above,
+        FAILED_PRECONDITION (node not registered).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -97,6 +112,11 @@ def add_ControllerServicer_to_server(servicer, server):
                     servicer.Release,
                     request_deserializer=proto_dot_ilanet__pb2.ReleaseRequest.FromString,
                     response_serializer=proto_dot_ilanet__pb2.ReleaseReply.SerializeToString,
+            ),
+            'Reserve': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reserve,
+                    request_deserializer=proto_dot_ilanet__pb2.ReserveRequest.FromString,
+                    response_serializer=proto_dot_ilanet__pb2.ReserveReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -180,6 +200,33 @@ class Controller:
             '/ilanet.v1.Controller/Release',
             proto_dot_ilanet__pb2.ReleaseRequest.SerializeToString,
             proto_dot_ilanet__pb2.ReleaseReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reserve(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ilanet.v1.Controller/Reserve',
+            proto_dot_ilanet__pb2.ReserveRequest.SerializeToString,
+            proto_dot_ilanet__pb2.ReserveReply.FromString,
             options,
             channel_credentials,
             insecure,

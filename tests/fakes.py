@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from agent.core.datapath import DatapathSettings, EndpointEntry, VerdictCount
 from agent.core.endpoint import Endpoint, Pod
 from agent.core.network import Device, Hop, HostLink, HostState, NetworkError, PodLink, WiredPod
-from agent.core.ports import Refused, Registration
+from agent.core.ports import ControllerError, Refused, Registration
 from ila.address import Identifier, Locator
 from ila.domain import Domain
 from ila.mapping import Generation
@@ -165,30 +165,67 @@ class FakeController(Failing):
     def __init__(self) -> None:
         super().__init__()
         self.holders: dict[str, tuple[Identifier, str]] = {}
+        self.reserved: list[Identifier] = []
+        self.down = False
+        self.lose_next = ""
+        """The next call of this name is done, and the caller is killed before it hears of it."""
+
+        self.assigned = 0
         self.held: list[Endpoint] = []
         self.highest = Generation(0, 0)
         self.revision = 10
+        self.hold: asyncio.Event | None = None
+        """Assign answers once it is set."""
+
+    def called(self, name: str) -> None:
+        """Note a call, or fail it."""
+        super().called(name)
+        if self.down:
+            raise ControllerError("down")
+
+    def _answer(self, name: str) -> None:
+        if self.lose_next == name:
+            self.lose_next = ""
+            raise asyncio.CancelledError
 
     async def register(self, *, highest: Generation, held: Iterable[Endpoint]) -> Registration:
         self.called("register")
         self.highest, self.held = highest, list(held)
         return REGISTRATION
 
-    async def assign(self, *, pod: Pod, container_id: str, take_over: bool) -> tuple[Identifier, Generation]:
+    async def assign(
+        self, *, pod: Pod, container_id: str, take_over: bool, reserved: Identifier | None = None
+    ) -> tuple[Identifier, Generation]:
         self.called("assign")
+        if self.hold is not None:
+            await self.hold.wait()
         known = self.holders.get(str(pod))
         if known is not None and known[1] != container_id and not take_over:
             raise Refused(f"held by container {known[1]}", held=True)
-        identifier = known[0] if known else Identifier(0x2000_0000_0000_0001 + len(self.holders))
+        if reserved in self.reserved:
+            self.reserved.remove(reserved)
+        identifier = reserved or (known[0] if known else self._fresh())
         self.holders[str(pod)] = (identifier, container_id)
         self.revision += 1
+        self._answer("assign")
         return identifier, Generation(1, self.revision)
 
-    async def release(self, *, pod: Pod, container_id: str) -> None:
+    async def release(self, *, pod: Pod, container_id: str, identifier: Identifier) -> None:
         self.called("release")
+        if identifier in self.reserved:
+            self.reserved.remove(identifier)
         known = self.holders.get(str(pod))
         if known is not None and known[1] == container_id:
             del self.holders[str(pod)]
+
+    async def reserve(self, *, count: int) -> list[Identifier]:
+        self.called("reserve")
+        self.reserved += [self._fresh() for _ in range(count - len(self.reserved))]
+        return list(self.reserved)
+
+    def _fresh(self) -> Identifier:
+        self.assigned += 1
+        return Identifier(0x2000_0000_0000_1000 + self.assigned)
 
 
 class FakeRecords(Failing):

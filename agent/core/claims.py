@@ -7,7 +7,7 @@ import ipaddress
 from collections.abc import Callable, Iterable, Mapping
 
 from agent.core.datapath import EndpointEntry
-from agent.core.endpoint import Endpoint, State
+from agent.core.endpoint import Endpoint
 from agent.core.network import HostLink, PodLink
 from agent.core.ports import Registration
 from ila.address import Locator
@@ -47,7 +47,7 @@ def wanted_entries(
 ) -> dict[int, EndpointEntry]:
     """Return the entries by identifier: of claims on one identifier the newest active one that has its link."""
     wanted: dict[int, EndpointEntry] = {}
-    wired = (endpoint for endpoint in endpoints if endpoint.state is State.WIRED)
+    wired = (endpoint for endpoint in endpoints if endpoint.attached)
     for endpoint in sorted(wired, key=lambda item: item.generation):
         link = links.get(endpoint.host_name)
         if link is not None and is_active(endpoint, own=own, locate=locate):

@@ -8,10 +8,13 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from ila.address import Identifier
+from ila.address import LUID, Identifier
 from ila.mapping import Generation
 
 _VERSION = 2
+
+UNKNOWN = Identifier(LUID << 61 | 1)
+"""Stands for the identifier that the controller may have assigned before we heard of it."""
 
 
 class RecordError(ValueError):
@@ -24,8 +27,11 @@ class State(enum.Enum):
     WIRED = "wired"
     """The pod is attached, and the controller knows."""
 
+    UNPUBLISHED = "unpublished"
+    """The pod is attached with an identifier of the reserve; the controller is yet to hear of it."""
+
     RELEASING = "releasing"
-    """The pod is gone from this node; the controller has not yet confirmed the release."""
+    """The pod is gone from this node, or never came; the controller has not yet confirmed the release."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +42,11 @@ class Pod:
     name: str
     uid: str
     keep_address: bool
+
+    @property
+    def owner(self) -> tuple[str, ...]:
+        """What the controller knows the owner by."""
+        return (self.namespace, self.name) if self.keep_address else (self.uid,)
 
     def __str__(self) -> str:
         """Return the name that logs use."""
@@ -71,6 +82,11 @@ class Endpoint:
     """Plugins after ours work on its packets in the host's stack."""
 
     state: State
+
+    @property
+    def attached(self) -> bool:
+        """Whether the pod is attached."""
+        return self.state is not State.RELEASING
 
     def to_json(self) -> bytes:
         """Return the record as it stands on disk."""

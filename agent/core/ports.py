@@ -40,11 +40,19 @@ class Controller(Protocol):
     async def register(self, *, highest: Generation, held: Iterable[Endpoint]) -> Registration:
         """Make this node known with what it has wired; return its registration."""
 
-    async def assign(self, *, pod: Pod, container_id: str, take_over: bool) -> tuple[Identifier, Generation]:
-        """Return the pod's identifier and the generation of the mapping that now points here."""
+    async def assign(
+        self, *, pod: Pod, container_id: str, take_over: bool, reserved: Identifier | None = None
+    ) -> tuple[Identifier, Generation]:
+        """Return the pod's identifier and the generation of the mapping that now points here.
 
-    async def release(self, *, pod: Pod, container_id: str) -> None:
-        """End what the container holds."""
+        `reserved` is the one of the reserve that the pod uses already.
+        """
+
+    async def release(self, *, pod: Pod, container_id: str, identifier: Identifier) -> None:
+        """End what the container holds, and take the identifier out of the reserve."""
+
+    async def reserve(self, *, count: int) -> list[Identifier]:
+        """Return all identifiers of this node's reserve, filled up to `count`."""
 
 
 class Records(Protocol):

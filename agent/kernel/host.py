@@ -59,9 +59,10 @@ class KernelHost:
             changes = sysctl.wanted(_with_learnt_routes(netlink, desired.underlay))
             self._sysctls.apply(changes)
             words = [f"sysctl {name} = {value}" for name, value in changes.items()]
-            pods = {link.index for link in marked_links(netlink)}
-            words += _reconcile_neighbours(netlink, desired, pods)
-            words += _reconcile_routes(netlink, desired, pods)
+            neighbours, routes = _our_neighbours(netlink), _our_routes(netlink)
+            pods = {link.index for link in marked_links(netlink)}  # last: none of theirs must look like a stray
+            words += _reconcile_neighbours(netlink, desired, neighbours, pods)
+            words += _reconcile_routes(netlink, desired, routes, pods)
         return words
 
     def uninstall(self) -> None:
@@ -95,9 +96,8 @@ def _our_neighbours(netlink: Socket) -> set[Neighbour]:
     return {neighbour for neighbour, permanent, ours in listed if ours and permanent}
 
 
-def _reconcile_neighbours(netlink: Socket, state: HostState, pods: set[int]) -> list[str]:
+def _reconcile_neighbours(netlink: Socket, state: HostState, present: set[Neighbour], pods: set[int]) -> list[str]:
     desired = state.neighbours
-    present = _our_neighbours(netlink)
     missing = sorted(desired - present, key=str)
     keys = {(wanted.address, wanted.device) for wanted in desired}
     extra = [
@@ -110,11 +110,16 @@ def _reconcile_neighbours(netlink: Socket, state: HostState, pods: set[int]) -> 
     return _words("neighbour", (str(wanted.address) for wanted in missing), (str(found.address) for found in extra))
 
 
-def _reconcile_routes(netlink: Socket, state: HostState, pods: set[int]) -> list[str]:
+def _reconcile_routes(netlink: Socket, state: HostState, present: set[Route], pods: set[int]) -> list[str]:
     desired = state.routes
-    present = _our_routes(netlink)
     taken = {(found.destination, found.metric) for found in present}
-    missing = sorted(desired - present, key=str)
+    to_pods = {(found.destination, found.metric) for found in present if found.device in pods}
+    missing = [
+        wanted
+        for wanted in sorted(desired - present, key=str)
+        # a pod wired since the state was made has the address now: its route is newer than the state
+        if wanted.device not in pods or (wanted.destination, wanted.metric) not in to_pods
+    ]
     keys = {(wanted.destination, wanted.metric) for wanted in desired}
     extra = [
         found

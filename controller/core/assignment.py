@@ -6,6 +6,8 @@ none                   new identifier                      nothing to do
 held, same container   same answer, mapping repaired       uid: all removed; name: released, mapping removed
 held, another one      refused, or taken over              nothing to do: the late release of an old holder
 released               same identifier, new mapping        nothing to do
+
+A node that took an identifier of its reserve names it: the owner gets that one, and the reserve loses it.
 """
 
 from __future__ import annotations
@@ -64,17 +66,26 @@ def holder_keys(holder: Holder) -> tuple[bytes, ...]:
     return (mapping.node_key(holder.node), mapping.owner_key(holder.owner))
 
 
-def assign(view: View, holder: Holder, *, take_over: bool, fresh: Identifier) -> Assigned | Plan:
-    """Give the holder its identifier, `fresh` if the owner has none yet.
+def assign(
+    view: View, holder: Holder, *, take_over: bool, fresh: Identifier, reserved: Identifier | None = None
+) -> Assigned | Plan:
+    """Give the holder its identifier: `reserved`, which its pod uses already, or `fresh` if the owner has none yet.
 
-    Refused if the node is not registered, or another container holds the identifier and `take_over` is false.
+    Refused if the node is not registered, another container holds the identifier and `take_over` is false, or
+    `reserved` is somebody else's.  One that nobody has is granted, also if etcd has forgotten the reserve.
     """
     node = view.node(holder.node)
     if node is None:
         raise Refused(Reason.NOT_NOW, f"node {holder.node!r} is not registered")
     owner = view.owner(holder.owner)
+    if reserved is not None:
+        taken = view.text(mapping.taken_identifier_key(reserved))
+        if taken not in (None, holder.owner.text, mapping.reserve_name(holder.node)):
+            raise Refused(Reason.TAKEN, f"identifier {reserved} is of {taken}, not of {holder.owner}")
     if owner is None:
-        return _hold(view, holder, node, fresh, f"assigned identifier={fresh} {holder}: new")
+        chosen = reserved or fresh
+        where = "new" if reserved is None else "reserved"
+        return _hold(view, holder, node, chosen, f"assigned identifier={chosen} {holder}: {where}")
     if owner.state is OwnerState.RELEASED:
         return _hold(view, holder, node, owner.identifier, f"assigned identifier={owner.identifier} {holder}: kept")
     if not _holds(owner, holder):
@@ -84,19 +95,23 @@ def assign(view: View, holder: Holder, *, take_over: bool, fresh: Identifier) ->
                 f"identifier {owner.identifier} of {holder.owner} is held by container {owner.container!r} "
                 f"on node {owner.node!r}, which has not released it",
             )
-        what = f"assigned identifier={owner.identifier} {holder}: from node={owner.node} container={owner.container}"
-        return _hold(view, holder, node, owner.identifier, what)
+        chosen = reserved or owner.identifier
+        what = f"assigned identifier={chosen} {holder}: from node={owner.node} container={owner.container}"
+        return _hold(view, holder, node, chosen, what, instead=owner.identifier)
+    if reserved not in (None, owner.identifier):
+        what = f"assigned identifier={reserved} {holder}: instead of {owner.identifier}"
+        return _hold(view, holder, node, reserved, what, instead=owner.identifier)
     if view.mapping(owner.identifier) != node.locator:
         what = f"assigned identifier={owner.identifier} {holder}: mapping repaired"
         return _hold(view, holder, node, owner.identifier, what)
     return Assigned(owner.identifier, view.generation_of(mapping.mapping_key(owner.identifier)))
 
 
-def release(view: View, holder: Holder) -> Plan | None:
-    """End what the holder holds; None if it is not the holder."""
+def release(view: View, holder: Holder, *, identifier: Identifier | None = None) -> Plan | None:
+    """End what the holder holds, or give back `identifier` of its node's reserve; None if it has neither."""
     owner = view.owner(holder.owner)
     if owner is None or owner.state is OwnerState.RELEASED or not _holds(owner, holder):
-        return None
+        return None if identifier is None else _give_back(view, holder, identifier)
     key = mapping.owner_key(holder.owner)
     mapped = mapping.mapping_key(owner.identifier)
     what = f"released identifier={owner.identifier} {holder}"
@@ -114,14 +129,27 @@ def release(view: View, holder: Holder) -> Plan | None:
     return Plan(transaction, f"{what}: kept for {holder.owner}")
 
 
-def identifier_keys(identifier: Identifier) -> tuple[bytes, ...]:
-    """Return what assign() reads of the identifier that the owner has, beside holder_keys()."""
-    return (mapping.mapping_key(identifier), mapping.taken_identifier_key(identifier))
+def _give_back(view: View, holder: Holder, identifier: Identifier) -> Plan | None:
+    """Take an identifier out of the reserve that no pod came to hold."""
+    reserve, taken = mapping.reserve_key(holder.node, identifier), mapping.taken_identifier_key(identifier)
+    if view.text(reserve) is None or view.text(taken) != mapping.reserve_name(holder.node):
+        return None
+    gone = frozenset((reserve, taken))
+    return Plan(Transaction(view.expected(*gone), deletes=gone), f"released identifier={identifier} {holder}: unused")
+
+
+def identifier_keys(node: str, identifier: Identifier) -> tuple[bytes, ...]:
+    """Return what is read of an identifier that the owner has or the node names, beside holder_keys()."""
+    return (
+        mapping.mapping_key(identifier),
+        mapping.taken_identifier_key(identifier),
+        mapping.reserve_key(node, identifier),
+    )
 
 
 def claim_keys(claim: Claim) -> tuple[bytes, ...]:
     """Return what restore() reads, beside the foundation."""
-    return (*holder_keys(claim.holder), *identifier_keys(claim.identifier))
+    return (*holder_keys(claim.holder), *identifier_keys(claim.holder.node, claim.identifier))
 
 
 def restore(view: View, claim: Claim) -> Plan | None:
@@ -135,7 +163,7 @@ def restore(view: View, claim: Claim) -> Plan | None:
     if node is None:
         raise Refused(Reason.NOT_NOW, f"node {holder.node!r} is not registered")
     taken = view.text(mapping.taken_identifier_key(identifier))
-    if taken not in (None, holder.owner.text):
+    if taken not in (None, holder.owner.text, mapping.reserve_name(holder.node)):
         raise Refused(Reason.TAKEN, f"identifier {identifier} is of {taken} now, not of {holder.owner}")
     owner = view.owner(holder.owner)
     what = f"restored identifier={identifier} {holder} claim={claim.generation}"
@@ -144,7 +172,7 @@ def restore(view: View, claim: Claim) -> Plan | None:
             raise Refused(Reason.TAKEN, f"identifier {identifier} of {holder.owner} was released in epoch {view.epoch}")
         return _hold(view, holder, node, identifier, f"{what}: missing")
     if owner.state is OwnerState.HELD and owner.identifier == identifier and _holds(owner, holder):
-        if taken and view.mapping(identifier) == node.locator:
+        if taken == holder.owner.text and view.mapping(identifier) == node.locator:
             return None
         return _hold(view, holder, node, identifier, f"{what}: mapping repaired")
     written = Generation(owner.epoch, view.reading.revision_of(mapping.owner_key(holder.owner)))
@@ -155,20 +183,26 @@ def restore(view: View, claim: Claim) -> Plan | None:
             f"{owner.container!r} on node {owner.node!r} at {written}, newer than the claim of {identifier} "
             f"at {claim.generation}",
         )
-    plan = _hold(view, holder, node, identifier, f"{what}: record of {written} is older")
-    if owner.identifier == identifier:
-        return plan
-    old = frozenset((mapping.mapping_key(owner.identifier), mapping.taken_identifier_key(owner.identifier)))
-    transaction = Transaction(plan.transaction.expected, plan.transaction.puts, old)
-    return Plan(transaction, plan.what, plan.identifier)
+    return _hold(view, holder, node, identifier, f"{what}: record of {written} is older", instead=owner.identifier)
 
 
 def _holds(owner: Owner, holder: Holder) -> bool:
     return (owner.node, owner.container) == (holder.node, holder.container)
 
 
-def _hold(view: View, holder: Holder, node: Node, identifier: Identifier, what: str) -> Plan:
-    """Return the plan that makes the holder hold, and points the mapping at its node."""
+def _hold(
+    view: View,
+    holder: Holder,
+    node: Node,
+    identifier: Identifier,
+    what: str,
+    *,
+    instead: Identifier | None = None,
+) -> Plan:
+    """Return the plan that makes the holder hold, and points the mapping at its node.
+
+    The identifier leaves the node's reserve; `instead` is the one that the owner has had.
+    """
     key = mapping.owner_key(holder.owner)
     mapped, taken = mapping.mapping_key(identifier), mapping.taken_identifier_key(identifier)
     owner = Owner(
@@ -183,4 +217,11 @@ def _hold(view: View, holder: Holder, node: Node, identifier: Identifier, what: 
         taken: holder.owner.text.encode(),
         mapped: mapping.encode_mapping(node.locator),
     }
-    return Plan(Transaction(view.expected(mapping.node_key(holder.node), key, mapped, taken), puts), what, identifier)
+    expected = view.expected(mapping.node_key(holder.node), key, mapped, taken)
+    deletes = set()
+    reserve = mapping.reserve_key(holder.node, identifier)
+    if view.text(reserve) is not None:
+        deletes.add(reserve)
+    if instead not in (None, identifier):
+        deletes |= {mapping.mapping_key(instead), mapping.taken_identifier_key(instead)}
+    return Plan(Transaction(expected, puts, frozenset(deletes)), what, identifier)

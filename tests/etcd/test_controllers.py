@@ -8,9 +8,10 @@ import datetime as dt
 import random
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -121,18 +122,10 @@ def request(name: str, *, node: str = "n1", container: str = "c1", take_over: bo
     return pb.AssignRequest(node=node, pod=pod, container_id=container, take_over=take_over)
 
 
-async def assign(stub: ControllerStub, asked: pb.AssignRequest) -> pb.AssignReply:
-    """Assign as an agent does: again until an answer comes."""
-    async with asyncio.timeout(60):
-        while True:
-            try:
-                reply: pb.AssignReply = await stub.Assign(asked, timeout=DEADLINE)
-            except grpc.aio.AioRpcError as error:
-                if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-                    raise
-                await asyncio.sleep(0.05)
-            else:
-                return reply
+async def assign(stub: ControllerStub, asked_for: pb.AssignRequest) -> pb.AssignReply:
+    """Assign, whatever happens to the controllers."""
+    reply: pb.AssignReply = await asked(lambda: stub.Assign(asked_for, timeout=DEADLINE))
+    return reply
 
 
 async def refusal(call: grpc.aio.UnaryUnaryCall[object, object]) -> tuple[grpc.StatusCode, str]:
@@ -148,19 +141,11 @@ async def test_racing_controllers_killed_at_random(
     """200 concurrent Assigns while controllers are killed: none twice, none lost, a retry gives the same answer."""
     chance = random.Random(7)  # noqa: S311 - repeatable
 
-    async def harm() -> None:
-        while True:
-            await asyncio.sleep(chance.uniform(0.1, 0.4))
-            victim = chance.choice(replicas.processes)
-            victim.kill()
-            await asyncio.sleep(chance.uniform(0.0, 0.3))
-            victim.start()
-
     async def pod(number: int) -> pb.AssignReply:
         await asyncio.sleep(chance.uniform(0, 4))
         return await assign(n1, request(f"p{number}"))
 
-    harming = asyncio.create_task(harm())
+    harming = asyncio.create_task(harm(replicas, chance))
     try:
         answers = await asyncio.gather(*(pod(number) for number in range(200)))
         again = await asyncio.gather(*(assign(n1, request(f"p{number}")) for number in range(200)))
@@ -174,6 +159,67 @@ async def test_racing_controllers_killed_at_random(
     assert mapped == {answer.identifier for answer in answers}
     assert len(await store.read_keys(mapping.OWNERS)) == 200
     assert len(await store.read_keys(mapping.TAKEN_IDENTIFIERS)) == 200
+
+
+async def asked(call: Callable[[], Awaitable[Any]]) -> Any:
+    """Call as an agent does: again until an answer comes."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                return await call()
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                    raise
+                await asyncio.sleep(0.05)
+
+
+async def harm(replicas: Replicas, chance: random.Random) -> None:
+    """Kill and start controllers for ever."""
+    while True:
+        await asyncio.sleep(chance.uniform(0.1, 0.4))
+        victim = chance.choice(replicas.processes)
+        victim.kill()
+        await asyncio.sleep(chance.uniform(0.0, 0.3))
+        victim.start()
+
+
+async def test_racing_reserves_with_controllers_killed(
+    replicas: Replicas, n1: ControllerStub, connections: Connections
+) -> None:
+    """Two nodes fill and use their reserves while controllers are killed: none twice, none lost."""
+    stubs = {"n1": n1, "n2": await registered(replicas, connections, "n2")}
+
+    async def fill(node: str) -> set[int]:
+        demand = pb.ReserveRequest(node=node, count=60)
+        return set((await asked(lambda: stubs[node].Reserve(demand, timeout=DEADLINE))).identifiers)
+
+    async def use(node: str, identifier: int) -> None:
+        pod = pb.Pod(uid=f"u-{identifier:x}")
+        demand = pb.AssignRequest(node=node, pod=pod, container_id="c", reserved=identifier)
+        reply = await asked(lambda: stubs[node].Assign(demand, timeout=DEADLINE))
+        assert reply.identifier == identifier
+
+    harming = asyncio.create_task(harm(replicas, random.Random(11)))  # noqa: S311 - repeatable
+    used: set[int] = set()
+    try:
+        for _ in range(3):
+            mine, theirs, again = await asyncio.gather(fill("n1"), fill("n2"), fill("n1"))
+            assert len(mine) >= 60
+            assert mine <= again or again <= mine
+            assert (mine | again).isdisjoint(theirs)
+            assert used.isdisjoint(mine | again | theirs)
+            chosen = {("n1", identifier) for identifier in list(mine)[:40]}
+            chosen |= {("n2", identifier) for identifier in list(theirs)[:40]}
+            await asyncio.gather(*(use(node, identifier) for node, identifier in chosen))
+            used |= {identifier for _, identifier in chosen}
+        left = await fill("n1") | await fill("n2")
+    finally:
+        harming.cancel()
+        await asyncio.gather(harming, return_exceptions=True)
+    store = connections.store(replicas.etcd.client(CONTROLLER))
+    assert {mapping.last_number(key) for key in await store.read_keys(mapping.MAPPINGS)} == used
+    assert {mapping.last_number(key) for key in await store.read_keys(mapping.RESERVES)} == left
+    assert {mapping.last_number(key) for key in await store.read_keys(mapping.TAKEN_IDENTIFIERS)} == used | left
 
 
 async def test_take_over_and_late_release(replicas: Replicas, n1: ControllerStub, connections: Connections) -> None:

@@ -149,6 +149,14 @@ def mappings(net: Net) -> int:
     return len(net.cluster.etcd.ctl("get", "--prefix", "--keys-only", "/ilanet/v1/mappings/").split())
 
 
+def until_mapped(net: Net, count: int) -> None:
+    """Wait until etcd holds so many mappings."""
+    deadline = time.monotonic() + 30
+    while (found := mappings(net)) != count:
+        assert time.monotonic() < deadline, f"{found} mappings, not {count}"
+        time.sleep(0.1)
+
+
 def test_delete_works_without_controllers_and_etcd(shaken: Net) -> None:
     """DEL succeeds while nobody answers; the identifier is given back as soon as somebody does."""
     pod = add_soon(shaken, "orphan")
@@ -159,16 +167,20 @@ def test_delete_works_without_controllers_and_etcd(shaken: Net) -> None:
     assert mappings(shaken) == before
     for process in shaken.cluster.controllers:
         process.start()
-    deadline = time.monotonic() + 20
-    while mappings(shaken) != before - 1:
-        assert time.monotonic() < deadline, "the identifier was not given back"
-        time.sleep(0.1)
+    until_mapped(shaken, before - 1)
 
 
 def test_an_agent_starts_and_serves_what_it_has_without_anybody(shaken: Net) -> None:
-    """With etcd and controllers gone an agent restarts, keeps its pods reachable and says that it cannot add."""
+    """With etcd and controllers gone an agent restarts, keeps its pods reachable, starts pods and says what it cannot.
+
+    A pod keyed by its uid starts from the reserve, works on this node, and is published when somebody is back; one
+    that keeps its address has to wait.
+    """
+    before = mappings(shaken)
     assert shaken.cluster.etcd is not None
     host = shaken.hosts[0]
+    while not shaken.cluster.status(host)["reserve"]:
+        time.sleep(0.1)
     shaken.cluster.etcd.kill()
     for process in shaken.cluster.controllers:
         process.kill()
@@ -184,16 +196,23 @@ def test_an_agent_starts_and_serves_what_it_has_without_anybody(shaken: Net) -> 
                 time.sleep(0.05)
         ping(shaken.pod("a1").namespace, shaken.pod("b1").address)
         ping(shaken.pod("c1").namespace, shaken.pod("a2").address)
+        alone = shaken.cluster.pod("alone", host)
+        ping(alone.namespace, shaken.pod("a2").address)
+        alone.check()
         with pytest.raises(CniError) as caught:
-            shaken.cluster.pod("impossible", host)
+            shaken.cluster.pod("impossible", host, keep_address=True)
         assert caught.value.code == 11
-        assert shaken.cluster.status(host)["problems"]
+        assert "publication" in shaken.cluster.status(host)["problems"]
     finally:
         shaken.cluster.pods.pop("impossible").namespace.close()
         shaken.cluster.etcd.start()
         for process in shaken.cluster.controllers:
             process.start()
         shaken.cluster.wait_ready()
+    until_mapped(shaken, before + 1)
+    ping(shaken.pod("c1").namespace, alone.address)
+    remove(shaken, alone)
+    until_mapped(shaken, before)
     remove(shaken, add_soon(shaken, "possible"))
 
 
@@ -207,10 +226,7 @@ def test_traffic_survives_the_loss_of_all_of_etcd(shaken: Net) -> None:
     shaken.cluster.etcd.wipe()
     shaken.cluster.etcd.start()
     shaken.cluster.etcd.set_up_users()
-    deadline = time.monotonic() + 30
-    while mappings(shaken) != before:
-        assert time.monotonic() < deadline, f"{mappings(shaken)} of {before} mappings are back"
-        time.sleep(0.2)
+    until_mapped(shaken, before)
     loss = flows[0].finish()
     assert (loss.lost, loss.repeated) == (0, 0), loss
     shaken.cluster.wait_ready()

@@ -15,7 +15,9 @@ from agent.core.ports import ControllerError, Refused
 from agent.core.status import Status
 from agent.endpoint_table import EndpointTable
 from agent.endpoints import Endpoints
+from agent.publications import Publications
 from agent.releases import Releases
+from agent.reserve import Reserve
 from agent.upkeep import Upkeep
 from cni.plugin import AddRequest, CheckRequest, DelRequest, GcRequest
 from cni.spec import Attached, CniError, Code, PodName
@@ -45,6 +47,11 @@ class Node:
     endpoints: Endpoints = field(init=False)
     kept: EndpointTable = field(init=False)
     releases: Releases = field(init=False)
+    publications: Publications = field(init=False)
+    reserve: Reserve = field(init=False)
+    reserve_records: FakeRecords = field(default_factory=FakeRecords)
+    reserve_size: int = 0
+    status: Status = field(init=False)
     upkeep: Upkeep = field(init=False)
 
     def restart(self) -> None:
@@ -55,7 +62,24 @@ class Node:
         records = EndpointTable(records=self.records, pool=self.pool)
         records.load()
         self.kept = records
-        self.releases = Releases(controller=self.controller, table=records, status=status)
+        self.reserve = Reserve(
+            controller=self.controller,
+            records=self.reserve_records,
+            table=records,
+            status=status,
+            size=self.reserve_size,
+            pool=self.pool,
+        )
+        self.reserve.load()
+        self.publications = Publications(controller=self.controller, table=records, status=status)
+        self.releases = Releases(
+            controller=self.controller,
+            table=records,
+            status=status,
+            settled=self.publications.settled,
+            forget=self.reserve.forget,
+        )
+        self.status = status
         self.upkeep = Upkeep(
             address=NODE_ADDRESS,
             datapath=self.datapath,
@@ -71,7 +95,9 @@ class Node:
             datapath=self.datapath,
             wiring=self.wiring,
             table=records,
+            publications=self.publications,
             releases=self.releases,
+            reserve=self.reserve,
             status=status,
             timings=FakeTimings(),
             pool=self.pool,
@@ -176,9 +202,11 @@ async def test_add_that_fails_leaves_nothing(node: Node, where: str, method: str
 async def test_add_whose_record_cannot_be_written_leaves_nothing(node: Node) -> None:
     """A full disk fails the ADD; link and entry are gone."""
     node.records.fail_next["save"] = OSError(28, "No space left on device")
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(CniError, match="default/web cannot be written") as error:
         await node.endpoints.add(add("web"))
+    assert error.value.details == "[Errno 28] No space left on device"
     assert node.nothing_left()
+    assert not node.controller.holders
 
 
 async def test_delete_of_the_unknown_succeeds(node: Node) -> None:
@@ -202,12 +230,17 @@ async def test_delete_without_a_controller_is_released_later(node: Node) -> None
     assert not node.records.files
 
 
-async def test_late_delete_of_an_old_sandbox_spares_the_new_one(node: Node) -> None:
+@pytest.mark.parametrize("published", [False, True])
+async def test_late_delete_of_an_old_sandbox_spares_the_new_one(node: Node, *, published: bool) -> None:
     """R17: the new sandbox takes the pod's identifier over; the old one's DEL comes later and does no harm."""
     first = await node.endpoints.add(add("web", "old"))
     second = await node.endpoints.add(add("web", "new"))
     assert second.address == first.address
+    if published:
+        assert await node.publications.step()
     await node.endpoints.delete(delete("old"))
+    assert await node.releases.step()
+    assert await node.publications.step()
     identifier = int(second.address) & (1 << 64) - 1
     assert node.datapath.endpoints[identifier].interface_index == node.wiring.pods[host_name("new", "eth0")][1]
     assert node.controller.holders["default/web"][1] == "new"

@@ -48,7 +48,13 @@ async def served() -> AsyncIterator[Served]:
     timings = StepTimings(registry=registry)
     table = MappingTable(domain=DOMAIN)
     collector = AgentCollector(
-        datapath=datapath, status=status, table=lambda: table, endpoints=lambda: 2, nodes=lambda: 3
+        datapath=datapath,
+        status=status,
+        table=lambda: table,
+        endpoints=lambda: 2,
+        unpublished=lambda: 1,
+        reserve=lambda: 64,
+        nodes=lambda: 3,
     )
     registry.register(collector)
     server = HttpServer(

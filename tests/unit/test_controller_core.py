@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.core import assignment, registration
+from controller.core import assignment, registration, reserve
 from controller.core.assignment import Assigned, Claim, Holder
 from controller.core.decision import Plan, Reason, Refused, View, foundation
 from controller.core.registration import Registration
@@ -412,3 +412,93 @@ def test_another_domain_is_refused(other: tuple[str, list[str], str], difference
     with pytest.raises(Refused, match=difference) as refused:
         foundation(view({}), domain=ours, seen=Generation(9, 9))
     assert refused.value.reason is Reason.MISCONFIGURED
+
+
+# --- reserves ---
+
+
+def reserved(*identifiers: Identifier, node: Node = HERE, epoch: int = EPOCH) -> dict[bytes, bytes]:
+    """Return the records of a node's reserve."""
+    return {
+        key: value
+        for identifier in identifiers
+        for key, value in (
+            (mapping.reserve_key(node.name, identifier), mapping.encode_epoch(epoch)),
+            (mapping.taken_identifier_key(identifier), mapping.reserve_name(node.name).encode()),
+        )
+    }
+
+
+def present(records: dict[bytes, bytes], node: str = HERE.name) -> list[bytes]:
+    return [key for key in records if key.startswith(mapping.reserve_prefix(node))]
+
+
+def test_a_reserve_is_filled_with_what_nobody_has() -> None:
+    """Two writes for each, on the condition that nobody takes it meanwhile; one that is taken is passed over."""
+    records = nodes() | reserved(MINE) | reserved(OTHER, node=THERE)
+    plan = reserve.reserve(view(records), "n1", present(records), 3, [OTHER, FRESH])
+    assert isinstance(plan, Plan)
+    assert plan.transaction.puts == {
+        mapping.reserve_key("n1", FRESH): mapping.encode_epoch(EPOCH),
+        mapping.taken_identifier_key(FRESH): b"reserve/n1",
+    }
+    assert plan.transaction.expected[mapping.taken_identifier_key(FRESH)] == 0
+    assert reserve.reserve(view(records), "n1", present(records), 1, [FRESH]) == [MINE]
+
+
+def test_a_reserve_of_an_earlier_epoch_is_void() -> None:
+    """What became of it may be forgotten: it is dropped, but not what a pod holds by now."""
+    records = nodes() | reserved(MINE, OTHER, epoch=EPOCH - 1)
+    records[mapping.taken_identifier_key(OTHER)] = b"uid/u1"
+    plan = reserve.reserve(view(records), "n1", present(records), 1, [FRESH])
+    assert isinstance(plan, Plan)
+    assert plan.transaction.puts == {}
+    assert plan.transaction.deletes == {
+        mapping.reserve_key("n1", MINE),
+        mapping.reserve_key("n1", OTHER),
+        mapping.taken_identifier_key(MINE),
+    }
+
+
+@pytest.mark.parametrize("count", [0, -1, reserve.LARGEST + 1])
+def test_a_reserve_that_no_node_needs_is_refused(count: int) -> None:
+    """The whole request, naming the node."""
+    with pytest.raises(Refused, match="'n1'") as error:
+        reserve.check("n1", count)
+    assert error.value.reason is Reason.MALFORMED
+
+
+def test_a_node_that_is_not_registered_has_no_reserve() -> None:
+    """As it gets no identifier."""
+    with pytest.raises(Refused, match="'n1' is not registered"):
+        reserve.reserve(view({}), "n1", [], 1, [FRESH])
+
+
+def test_a_pod_s_identifier_leaves_the_reserve() -> None:
+    """In the transaction that makes it the pod's."""
+    holder = Holder(owner=UID, node="n1", container="c1")
+    plan = assignment.assign(view(nodes() | reserved(MINE)), holder, take_over=False, fresh=FRESH, reserved=MINE)
+    assert isinstance(plan, Plan)
+    assert plan.identifier == MINE
+    assert plan.transaction.deletes == {mapping.reserve_key("n1", MINE)}
+    assert plan.transaction.puts[mapping.taken_identifier_key(MINE)] == b"uid/u1"
+
+
+@pytest.mark.parametrize("whose", ["uid/u2", "reserve/n2", "name/ns/pod"])
+def test_a_node_cannot_name_what_is_another_s(whose: str) -> None:
+    """Not another pod's, not another node's, not one that is kept for a name."""
+    records = nodes() | {mapping.taken_identifier_key(OTHER): whose.encode()}
+    holder = Holder(owner=UID, node="n1", container="c1")
+    with pytest.raises(Refused, match=whose) as error:
+        assignment.assign(view(records), holder, take_over=True, fresh=FRESH, reserved=OTHER)
+    assert error.value.reason is Reason.TAKEN
+
+
+def test_what_the_reserve_had_and_no_pod_is_given_back() -> None:
+    """By its node alone, and only while it is in the reserve."""
+    holder = Holder(owner=UID, node="n1", container="c1")
+    plan = assignment.release(view(nodes() | reserved(MINE)), holder, identifier=MINE)
+    assert plan is not None
+    assert plan.transaction.deletes == {mapping.reserve_key("n1", MINE), mapping.taken_identifier_key(MINE)}
+    assert assignment.release(view(nodes() | reserved(MINE, node=THERE)), holder, identifier=MINE) is None
+    assert assignment.release(view(nodes()), holder, identifier=MINE) is None

@@ -15,6 +15,7 @@ from controller.core.decision import Refused
 from controller.core.registration import Registration
 from controller.service import Service
 from ila import mapping
+from ila.address import Identifier
 from ila.domain import Domain
 from ila.mapping import Generation, OwnerName, OwnerState
 from ila.store import StoreUnavailable
@@ -28,6 +29,9 @@ NODES = [1, 2]
 acts = st.one_of(
     st.tuples(st.just("assign"), st.sampled_from(OWNERS), st.sampled_from(NODES), st.booleans()),
     st.tuples(st.just("again"), st.sampled_from(OWNERS), st.sampled_from(NODES)),
+    st.tuples(st.just("fill"), st.sampled_from(NODES), st.integers(1, 3)),
+    st.tuples(st.just("from reserve"), st.sampled_from(NODES), st.integers(0, 2), st.booleans()),
+    st.tuples(st.just("give back"), st.sampled_from(NODES), st.integers(0, 2)),
     st.tuples(st.just("release"), st.sampled_from(OWNERS), st.sampled_from(NODES)),
     st.tuples(st.just("snapshot")),
     st.tuples(st.just("lose"), st.booleans(), st.booleans(), st.permutations(NODES)),
@@ -43,6 +47,7 @@ class World:
     store: FakeStore = field(default_factory=FakeStore)
     snapshot: FakeStore = field(default_factory=FakeStore)
     claims: dict[int, dict[OwnerName, tuple[Holder, Assigned]]] = field(default_factory=lambda: {n: {} for n in NODES})
+    reserves: dict[int, list[Identifier]] = field(default_factory=lambda: {n: [] for n in NODES})
     highest: Generation = Generation(0, 0)
     containers: int = 0
 
@@ -79,6 +84,29 @@ class World:
         self.claims[number][holder.owner] = (holder, given_)
         self.highest = max(self.highest, given_.generation)
 
+    async def fill(self, number: int, count: int) -> None:
+        """Take the reserve as the node does: without what it has used already."""
+        answer = await self.service.reserve(f"n{number}", count)
+        used = {known.identifier for _, known in self.claims[number].values()}
+        assert len(answer) >= count
+        assert used.isdisjoint(answer)
+        self.reserves[number] = answer
+
+    async def from_reserve(self, number: int, place: int, *, take_over: bool) -> None:
+        """Let a pod of this node's reserve be known."""
+        if place >= len(self.reserves[number]):
+            return
+        identifier = self.reserves[number].pop(place)
+        self.containers += 1
+        holder = Holder(owner=OwnerName.of_uid("u1"), node=f"n{number}", container=f"c{self.containers}")
+        try:
+            given_ = await self.service.assign(holder, take_over=take_over, reserved=identifier)
+        except (Refused, StoreUnavailable):
+            return
+        assert given_.identifier == identifier
+        self.claims[number][holder.owner] = (holder, given_)
+        self.highest = max(self.highest, given_.generation)
+
     async def act(self, act: tuple[object, ...]) -> None:
         match act:
             case ("assign", OwnerName() as owner, int(number), bool(take_over)):
@@ -87,6 +115,13 @@ class World:
                 await self.assign(holder, number, take_over=take_over)
             case ("again", OwnerName() as owner, int(number)) if owner in self.claims[number]:
                 await self.assign(self.claims[number][owner][0], number, take_over=True)
+            case ("fill", int(number), int(count)):
+                await self.fill(number, count)
+            case ("from reserve", int(number), int(place), bool(take_over)):
+                await self.from_reserve(number, place, take_over=take_over)
+            case ("give back", int(number), int(place)) if place < len(self.reserves[number]):
+                never = Holder(owner=OwnerName.of_uid("u2"), node=f"n{number}", container="c0")
+                await self.service.release(never, identifier=self.reserves[number].pop(place))
             case ("release", OwnerName() as owner, int(number)) if owner in self.claims[number]:
                 await self.service.release(self.claims[number].pop(owner)[0])
             case ("snapshot",):
@@ -111,7 +146,12 @@ class World:
         locators = {node: number for number, node in self.store.under(mapping.TAKEN_LOCATORS).items()}
         taken = {f"{owner.identifier.value:016x}": name for name, owner in owners.items()}
         assert len(taken) == len(owners)
-        assert self.store.under(mapping.TAKEN_IDENTIFIERS) == taken
+        reserved = {
+            key.rpartition("/")[2]: f"reserve/{key.split('/')[0]}" for key in self.store.under(mapping.RESERVES)
+        }
+        assert len(reserved) == len(self.store.under(mapping.RESERVES))
+        assert self.store.under(mapping.TAKEN_IDENTIFIERS) == taken | reserved
+        assert taken.keys().isdisjoint(reserved)
         held = {
             f"{owner.identifier.value:016x}": locators[owner.node]
             for owner in owners.values()
