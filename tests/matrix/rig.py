@@ -69,6 +69,7 @@ def throw_away(
     host: str = "",
     search_path: str = "",
     setup: str = "",
+    environment: Mapping[str, str] | None = None,
     watched: Sequence[Path] = (),
     daemon: Daemon | None = None,
     grace: float = 0.5,
@@ -77,6 +78,7 @@ def throw_away(
     """Yield a plugin on a host of its own, and remove that host with all in it.
 
     host: a namespace to use instead, which stays.  setup: a command to run inside before.
+    environment: what the runtime's would be; the caller's own if None.
     """
     if not os.access(plugin, os.X_OK):
         raise RigError(f"{plugin} is no executable")
@@ -95,7 +97,7 @@ def throw_away(
         ours, addresses = _own_addresses(config, directory)
         yield Subject(
             name=name or plugin.name,
-            plugin=Executable(path=plugin, host=place, environment=os.environ, search_path=search_path),
+            plugin=Executable(path=plugin, host=place, environment=environment or os.environ, search_path=search_path),
             place=Machine(host=place, prefix=prefix, watched=[*watched, *addresses]),
             config=ours,
             directory=directory,

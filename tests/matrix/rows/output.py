@@ -152,7 +152,7 @@ def codes(trial: Trial) -> None:
             raise Failed(f"{what}: code {code!r}")
 
 
-@row("R10", "ADD while its daemon is away: code 11, try again later", once=True, process=True)
+@row("R10", "ADD while its daemon is away: code 11, try again later", once=True)
 def add_while_the_daemon_is_away(trial: Trial) -> None:
     pod = trial.pod()
     with trial.away():
