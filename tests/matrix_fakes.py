@@ -200,6 +200,7 @@ def in_process(directory: Path, pool: ThreadPoolExecutor) -> tuple[InProcess, Fa
         releases=releases,
         status=status,
         timings=FakeTimings(),
+        forget_queued=lambda *_: None,
         pool=pool,
     )
     kept = (controller.holders, datapath.endpoints, records.files)

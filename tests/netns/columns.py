@@ -88,7 +88,11 @@ def ilanet(undo: ExitStack, cluster: Cluster, *, plugin: Path = EXECUTABLE, grac
             config=CONFIG,
             name="ilanet",
             host=host.namespace.name,
-            environment={**os.environ, "ILANET_SOCKET": str(cluster.socket(host))},
+            environment={
+                **os.environ,
+                "ILANET_SOCKET": str(cluster.socket(host)),
+                "ILANET_QUEUE": str(cluster.queue(host)),
+            },
             watched=[cluster.directory / host.name / "state"],
             daemon=Agent(cluster, host),
             grace=grace,
