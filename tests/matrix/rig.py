@@ -88,6 +88,8 @@ def throw_away(
         undo.callback(shutil.rmtree, directory, ignore_errors=True)
         if host:
             place = Namespace(host)
+            if not place.path.exists():
+                raise RigError(f"there is no namespace {host}")
         else:
             place = Namespace.create(f"{prefix}-host")
             undo.callback(place.close)
