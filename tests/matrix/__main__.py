@@ -89,6 +89,9 @@ def main(words: Sequence[str] | None = None) -> int:
             grace=arguments.grace,
         ) as subject:
             column = run(subject, rows=rows, say=_say)
+    except KeyboardInterrupt:
+        print("matrix: interrupted", file=sys.stderr)
+        return 130
     except (RigError, CommandError, OSError) as error:
         print(f"matrix: {error}", file=sys.stderr)
         return 2

@@ -73,12 +73,13 @@ def throw_away(
     watched: Sequence[Path] = (),
     daemon: Daemon | None = None,
     grace: float = 0.5,
+    patience: float = 10,
     described: Mapping[str, str] | None = None,
 ) -> Iterator[Subject]:
     """Yield a plugin on a host of its own, and remove that host with all in it.
 
     host: a namespace to use instead, which stays.  setup: a command to run inside before.
-    environment: what the runtime's would be; the caller's own if None.
+    environment: what the runtime's would be; the caller's own if None.  grace, patience: as in Subject.
     """
     if not os.access(plugin, os.X_OK):
         raise RigError(f"{plugin} is no executable")
@@ -105,6 +106,7 @@ def throw_away(
             directory=directory,
             daemon=daemon,
             grace=grace,
+            patience=patience,
             described=described or {},
         )
 

@@ -45,13 +45,13 @@ class Finding:
         return next(mark for mark in (Mark.FAIL, Mark.PASS, Mark.REPORTED, Mark.NOT_ASKED) if mark in marks)
 
     def notes(self) -> list[str]:
-        """Return what was said, each once, after the versions that it was said of."""
+        """Return what was said, each once, after the versions that it was said of if these are not all."""
         said: dict[str, list[str]] = {}
         for version, answer in self.answers.items():
             if answer.note and answer.mark is self.mark:
                 said.setdefault(answer.note, []).append(version)
-        every = len(self.answers) == 1
-        return [note if every else f"{', '.join(versions)}: {note}" for note, versions in said.items()]
+        every = list(self.answers)
+        return [note if versions == every else f"{', '.join(versions)}: {note}" for note, versions in said.items()]
 
 
 @dataclass(frozen=True, slots=True)

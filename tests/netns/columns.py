@@ -33,8 +33,8 @@ _PACKAGE = "containernetworking-plugins"
 HEAD = """\
 # The CNI matrix
 
-Each row asks one thing of a CNI plugin that the specification or a runtime relies on, in every cniVersion of 0.4.0,
-1.0.0 and 1.1.0 that the plugin lists; it fails if it fails in one of them.
+Each row asks one thing of a CNI plugin that the specification or a runtime relies on.
+It is asked in each cniVersion of 0.4.0, 1.0.0 and 1.1.0 that the plugin lists, and fails if it fails in one of them.
 The suite is `tests/matrix`: point it at any plugin with `python -m tests.matrix --plugin FILE --config FILE`.
 It needs root, Python 3.11 and iproute2, works in namespaces of its own and leaves the machine's network alone.
 This page is written by `make matrix`; `build/matrix.json` then holds every answer.
@@ -79,7 +79,9 @@ class Agent:
         self.cluster.agents[self.host.name].signal(signal.SIGCONT)
 
 
-def ilanet(undo: ExitStack, cluster: Cluster, *, plugin: Path = EXECUTABLE, grace: float = 0.5) -> Subject:
+def ilanet(
+    undo: ExitStack, cluster: Cluster, *, plugin: Path = EXECUTABLE, grace: float = 0.5, patience: float = 10
+) -> Subject:
     """Return ilanet on a running cluster's first host; what was made for it is removed by `undo`."""
     host = cluster.hosts[0]
     return undo.enter_context(
@@ -96,6 +98,7 @@ def ilanet(undo: ExitStack, cluster: Cluster, *, plugin: Path = EXECUTABLE, grac
             watched=[cluster.directory / host.name / "state"],
             daemon=Agent(cluster, host),
             grace=grace,
+            patience=patience,
         )
     )
 

@@ -53,9 +53,9 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def subject(cluster: Cluster) -> Iterator[Subject]:
-    """Yield ilanet; the grace is for a machine that does more than this."""
+    """Yield ilanet; grace and patience are for a machine that does more than this."""
     with ExitStack() as undo:
-        yield ilanet(undo, cluster, grace=10)
+        yield ilanet(undo, cluster, grace=10, patience=60)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_a_broken_executable_fails_its_rows(cluster: Cluster, tmp_path: Path, mo
     """Each way in which it is broken fails the rows about it, and no others."""
     monkeypatch.setenv("UNBROKEN", str(EXECUTABLE))
     with ExitStack() as undo:
-        column = run(ilanet(undo, cluster, plugin=script(tmp_path / "broken", BROKEN), grace=10))
+        column = run(ilanet(undo, cluster, plugin=script(tmp_path / "broken", BROKEN), grace=10, patience=60))
     assert column.supported == ("1.0.0",)
     failed = {finding.row.name: finding.notes() for finding in column.findings if finding.mark is Mark.FAIL}
     assert set(failed) == BROKEN_ROWS, failed

@@ -10,6 +10,7 @@ from typing import Any
 from tests.matrix.plugin import Pod
 from tests.matrix.result import convert, members
 from tests.matrix.row import Failed, row
+from tests.matrix.rows.deleting import LATER, with_later
 from tests.matrix.rows.output import own_link
 from tests.matrix.trial import Trial
 
@@ -38,7 +39,7 @@ def _kept(told: dict[str, Any], result: dict[str, Any], key: str) -> None:
     for item in members(told, key):
         same = [other for other in members(result, key) if item.items() <= other.items()]
         if not same:
-            raise Failed(f"{key}: {item} of prevResult is lost; the result has {result.get(key)}")
+            raise Failed(f"{key}: {item} of prevResult is lost")
 
 
 @row("R13", "ADD fails if the interface exists already, and leaves it as it is")
@@ -96,6 +97,40 @@ def life_in_a_chain(trial: Trial) -> None:
     trial.gone("after DEL", before)
     if EARLIER not in trial.place.links(pod.netns):
         raise Failed(f"DEL removed {EARLIER}")
+
+
+@row("R14", "a prevResult without members, or with null for lists, is taken")
+def previous_is_empty(trial: Trial) -> None:
+    for told in ({}, {"interfaces": None, "ips": None, "routes": None}):
+        pod = trial.pod()
+        result = trial.add(pod, config=trial.config(prevResult={"cniVersion": trial.version, **told}))
+        own_link(result, pod)
+        trial.check(pod)
+
+
+@row("R14", "with an interface of the same name on the host before it, its address still points to the pod's")
+def same_name_on_the_host(trial: Trial) -> None:
+    pod = trial.pod()
+    told = {"interfaces": [{"name": pod.interface, "mac": "02:00:00:00:00:01"}], "ips": [], "routes": [], "dns": {}}
+    result = trial.add(pod, config=trial.config(prevResult=convert(told, trial.version)))
+    index, _ = own_link(result, pod)
+    if {item.get("interface") for item in members(result, "ips")} != {index}:
+        raise Failed(f"the pod's interface has index {index}, the addresses are {result.get('ips')}")
+    trial.check(pod)
+
+
+@row("R14", "between an earlier and a later plugin, CHECK passes and DEL frees its own part only")
+def between_plugins(trial: Trial) -> None:
+    pod = trial.pod()
+    before = trial.traces()
+    result = trial.add(pod, config=trial.config(prevResult=earlier(trial, pod)))
+    config = trial.config(prevResult=with_later(trial, result, pod.netns))
+    trial.succeed("CHECK with the chain's final result", trial.call("CHECK", pod, config=config))
+    trial.delete(pod, "DEL with the chain's final result", config=config)
+    trial.gone("after DEL", before)
+    for name in (EARLIER, LATER):
+        if name not in trial.place.links(pod.netns):
+            raise Failed(f"DEL removed {name}")
 
 
 def _fails(trial: Trial, what: str, pod: Pod, environment: Mapping[str, str] | None = None) -> None:
