@@ -65,6 +65,10 @@ bench-add: build ## ADD and DEL through the CNI executable, step by step
 bench-load: build ## a million mappings from etcd into the kernel
 	@$(PY) -m bench.load $(OPTIONS)
 
+.PHONY: matrix
+matrix: build ## every CNI rule on ilanet and on Debian's ptp and bridge; writes docs/cni-matrix.md
+	@$(PY) -m tests.netns.columns $(OPTIONS)
+
 .PHONY: check
 check: system ## lint, types, import contracts, generated files, C layout
 	.venv/bin/ruff check .
