@@ -18,7 +18,9 @@ from agent.core.network import InterfaceExists, NotWired, PodLink, WiredPod
 from agent.core.status import Status
 from agent.endpoint_table import EndpointTable
 from agent.endpoints import Endpoints
+from agent.publications import Publications
 from agent.releases import Releases
+from agent.reserve import Reserve
 from cni import plugin
 from cni.plugin import Network, namespace_inode
 from tests.fakes import (
@@ -190,14 +192,24 @@ def in_process(directory: Path, pool: ThreadPoolExecutor) -> tuple[InProcess, Fa
     status.registered(REGISTRATION)
     status.host_ready(mtu=1500)
     table = EndpointTable(records=records, pool=pool)
-    releases = Releases(controller=controller, table=table, status=status)
+    reserve = Reserve(controller=controller, records=FakeRecords(), table=table, status=status, size=0, pool=pool)
+    publications = Publications(controller=controller, table=table, status=status)
+    releases = Releases(
+        controller=controller,
+        table=table,
+        status=status,
+        settled=publications.settled,
+        forget=reserve.forget,
+    )
     network = Endpoints(
         address=NODE_ADDRESS,
         controller=controller,
         datapath=datapath,
         wiring=kernel,
         table=table,
+        publications=publications,
         releases=releases,
+        reserve=reserve,
         status=status,
         timings=FakeTimings(),
         forget_queued=lambda *_: None,

@@ -502,3 +502,18 @@ def test_what_the_reserve_had_and_no_pod_is_given_back() -> None:
     assert plan.transaction.deletes == {mapping.reserve_key("n1", MINE), mapping.taken_identifier_key(MINE)}
     assert assignment.release(view(nodes() | reserved(MINE, node=THERE)), holder, identifier=MINE) is None
     assert assignment.release(view(nodes()), holder, identifier=MINE) is None
+
+
+@pytest.mark.parametrize(("node", "container"), [(HERE, "c1"), (THERE, "c9")])
+def test_what_the_pod_uses_already_replaces_what_the_owner_had(node: Node, container: str) -> None:
+    """The same container, whose node had lost its record, or one that takes over: the old identifier goes."""
+    records = nodes() | owned(UID, node, container) | reserved(OTHER)
+    holder = Holder(owner=UID, node="n1", container="c1")
+    plan = assignment.assign(view(records), holder, take_over=True, fresh=FRESH, reserved=OTHER)
+    assert isinstance(plan, Plan)
+    assert plan.identifier == OTHER
+    assert plan.transaction.deletes == {
+        mapping.reserve_key("n1", OTHER),
+        mapping.mapping_key(MINE),
+        mapping.taken_identifier_key(MINE),
+    }

@@ -30,7 +30,7 @@ acts = st.one_of(
     st.tuples(st.just("assign"), st.sampled_from(OWNERS), st.sampled_from(NODES), st.booleans()),
     st.tuples(st.just("again"), st.sampled_from(OWNERS), st.sampled_from(NODES)),
     st.tuples(st.just("fill"), st.sampled_from(NODES), st.integers(1, 3)),
-    st.tuples(st.just("from reserve"), st.sampled_from(NODES), st.integers(0, 2), st.booleans()),
+    st.tuples(st.just("from reserve"), st.sampled_from(NODES), st.integers(0, 2)),
     st.tuples(st.just("give back"), st.sampled_from(NODES), st.integers(0, 2)),
     st.tuples(st.just("release"), st.sampled_from(OWNERS), st.sampled_from(NODES)),
     st.tuples(st.just("snapshot")),
@@ -92,15 +92,15 @@ class World:
         assert used.isdisjoint(answer)
         self.reserves[number] = answer
 
-    async def from_reserve(self, number: int, place: int, *, take_over: bool) -> None:
-        """Let a pod of this node's reserve be known."""
+    async def from_reserve(self, number: int, place: int) -> None:
+        """Let a pod that has an identifier of this node's reserve be known; a uid has one pod."""
         if place >= len(self.reserves[number]):
             return
         identifier = self.reserves[number].pop(place)
         self.containers += 1
         holder = Holder(owner=OwnerName.of_uid("u1"), node=f"n{number}", container=f"c{self.containers}")
         try:
-            given_ = await self.service.assign(holder, take_over=take_over, reserved=identifier)
+            given_ = await self.service.assign(holder, take_over=False, reserved=identifier)
         except (Refused, StoreUnavailable):
             return
         assert given_.identifier == identifier
@@ -117,8 +117,8 @@ class World:
                 await self.assign(self.claims[number][owner][0], number, take_over=True)
             case ("fill", int(number), int(count)):
                 await self.fill(number, count)
-            case ("from reserve", int(number), int(place), bool(take_over)):
-                await self.from_reserve(number, place, take_over=take_over)
+            case ("from reserve", int(number), int(place)):
+                await self.from_reserve(number, place)
             case ("give back", int(number), int(place)) if place < len(self.reserves[number]):
                 never = Holder(owner=OwnerName.of_uid("u2"), node=f"n{number}", container="c0")
                 await self.service.release(never, identifier=self.reserves[number].pop(place))
