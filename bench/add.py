@@ -26,7 +26,7 @@ from lab.fabric import Host
 from lab.namespace import Namespace
 
 WAVE = 16
-STEPS = ("assign", "wire", "datapath", "record", "total")
+STEPS = ("assign", "wire", "datapath", "record", "publish", "total")
 ONE, TOGETHER = "one at a time", f"{WAVE} at once"
 SHIM_CALLS = 200
 PAUSE = 0.1

@@ -54,10 +54,17 @@ class BpfDatapath(Tables):
         self._links = Attachments(folder=self._link_pins)
         self._programs: dict[str, Program] = {}
         self._opened: Path | None = None
+        self._asked: object = None
+        """What the last load() that succeeded was asked for: the same again is looked at no further."""
 
     def load(self, settings: DatapathSettings) -> None:
         """Adopt what is pinned if it was made of the same object and constants, else replace it."""
         check_bpffs(self._pins)
+        found = self._object_path.stat()
+        asked = (settings, found.st_mtime_ns, found.st_ino, found.st_size)
+        if asked == self._asked and self._all_pinned():
+            return
+        self._asked = None
         with ObjectFile(self._object_path) as opened:
             opened.set_constants(constants(settings))
             for name, size in STRUCT_SIZES.items():
@@ -71,10 +78,12 @@ class BpfDatapath(Tables):
             if not self._usable(pins, opened.map_names()):
                 self._load(opened, pins)
             elif pins == self._opened:
+                self._asked = asked
                 return
         self._open(pins)
         self._renew_attached()
         self._opened = pins
+        self._asked = asked
         for old in self._program_pins.iterdir():
             if old != pins:
                 shutil.rmtree(old)
@@ -129,6 +138,12 @@ class BpfDatapath(Tables):
             raise DatapathError(f"no program {name!r} is loaded for interface {place[0]}")
         self._links.put(place, self._programs[name], tcx=tcx and bool(self._tcx))
 
+    def _all_pinned(self) -> bool:
+        """Tell whether the pins of what is loaded are still there."""
+        if self._opened is None:
+            return False
+        return _names(self._map_pins) == self._maps.keys() and _names(self._opened) == self._programs.keys()
+
     def _usable(self, pins: Path, maps: set[str]) -> bool:
         """Tell whether pinned programs are whole and use the pinned maps."""
         if not pins.exists() or not all((self._map_pins / name).exists() for name in maps):
@@ -179,3 +194,11 @@ def _name(number: int) -> str:
     """Return the name of a program in the kernel."""
     with Program.by_id(number) as program:
         return program.kernel_name
+
+
+def _names(folder: Path) -> set[str]:
+    """Return what lies in a folder; nothing if it is gone."""
+    try:
+        return {path.name for path in folder.iterdir()}
+    except FileNotFoundError:
+        return set()

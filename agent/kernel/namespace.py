@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work inside another network namespace, without the caller ever leaving its own; for agent/kernel."""
+"""Work inside another network namespace; for agent/kernel."""
 
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
-import threading
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -14,6 +14,8 @@ from agent.core.network import NetworkError
 _CLONE_NEWNET = 0x40000000
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+log = logging.getLogger("ilanet.namespace")
 
 T = TypeVar("T")
 
@@ -26,24 +28,25 @@ def enter(descriptor: int) -> None:
 
 
 def in_namespace(descriptor: int, work: Callable[[], T]) -> T:
-    """Return what `work` returns, or raise what it raises, run in a network namespace.
+    """Return what `work` returns, or raise what it raises, run in a network namespace; the caller's thread goes there.
 
-    A thread of its own enters and ends there: no thread of the caller can be left in the wrong place.
+    It comes back whatever happens, or the process ends: a thread in the wrong place would do its next work there.
     Threads and sockets made by `work` belong to that namespace.
     """
-    results: list[T] = []
-    failures: list[BaseException] = []
-
-    def body() -> None:
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        enter(descriptor)
         try:
-            enter(descriptor)
-            results.append(work())
-        except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
-            failures.append(error)
+            return work()
+        finally:
+            _come_back(home)
+    finally:
+        os.close(home)
 
-    thread = threading.Thread(target=body, name="namespace")
-    thread.start()
-    thread.join()
-    if failures:
-        raise failures[0]
-    return results[0]
+
+def _come_back(home: int) -> None:
+    try:
+        enter(home)
+    except NetworkError:
+        log.critical("a thread cannot return to its network namespace: the process ends")
+        os.abort()

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from agent.core.network import (
     GATEWAY,
@@ -30,16 +30,19 @@ from agent.kernel.namespace import in_namespace
 from agent.kernel.netlink import NetlinkError, Socket
 from agent.kernel.rtnetlink import Link
 
-_IPV6_SETTINGS = Path("/proc/sys/net/ipv6/conf")
+_IPV6_SETTINGS = "/proc/sys/net/ipv6/conf"
 _LOOPBACK = 1
 _EVERYWHERE = ipaddress.IPv6Network("::/0")
 
 
 def _set(device: str, **settings: int) -> None:
     for name, value in settings.items():
-        path = _IPV6_SETTINGS / device / name
         try:
-            path.write_text(str(value))
+            descriptor = os.open(f"{_IPV6_SETTINGS}/{device}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(descriptor, b"%d" % value)
+            finally:
+                os.close(descriptor)
         except OSError as error:
             raise NetworkError(f"sysctl net.ipv6.conf.{device}.{name}: {error.strerror}") from error
 
