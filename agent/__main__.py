@@ -280,6 +280,7 @@ class Agent:
                     "pod": str(endpoint.pod),
                     "container": endpoint.container_id,
                     "state": endpoint.state.value,
+                    "generation": str(endpoint.generation),
                     "identifier": str(endpoint.identifier),
                     "address": str(registration.domain.sir_prefix.address(endpoint.identifier))
                     if registration

@@ -24,6 +24,8 @@ class EndpointTable:
         self._busy: set[str] = set()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._edits = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     @property
     def edits(self) -> int:
@@ -34,6 +36,10 @@ class EndpointTable:
     def busy(self) -> bool:
         """Whether an operation on any endpoint is under way."""
         return bool(self._busy)
+
+    async def idle(self) -> None:
+        """Return as soon as no operation is under way."""
+        await self._idle.wait()
 
     def is_busy(self, name: str) -> bool:
         """Tell whether an operation on this endpoint is under way."""
@@ -101,8 +107,11 @@ class EndpointTable:
         lock = self._locks.setdefault(container_id, asyncio.Lock())
         async with lock:
             self._busy.add(name)
+            self._idle.clear()
             self._edits += 1
             try:
                 yield
             finally:
                 self._busy.discard(name)
+                if not self._busy:
+                    self._idle.set()

@@ -115,6 +115,7 @@ class Endpoints:
                 undo.pop_all()
             self._timings.observe("add", "total", time.perf_counter() - started)
             log.info("added %s as %s on %s", pod, registration.domain.sir_prefix.address(endpoint.identifier), name)
+        self._publications.later()
         await self._end_earlier(endpoint)
         return self._attachment(endpoint, registration)
 
@@ -212,7 +213,7 @@ class Endpoints:
             endpoint = self._from_reserve(blank) or await self._from_controller(undo, blank)
         undo.push_async_callback(self._give_up, endpoint)
         undo.push_async_callback(self._in_pool, self._wiring.unwire, name)
-        recording = asyncio.ensure_future(self._announce(endpoint))
+        recording = asyncio.ensure_future(self._record(endpoint))
         try:
             with self._timed("wire"):
                 wired = await self._wire(endpoint, registration, request.netns_fd)
@@ -222,16 +223,7 @@ class Endpoints:
         finally:
             with self._timed("record"):
                 await recording
-        if endpoint.state is State.UNPUBLISHED:
-            with self._timed("publish"):
-                await self._publications.heard(endpoint)
         return endpoint
-
-    async def _announce(self, endpoint: Endpoint) -> None:
-        """Write the record; then, while the pod is still being wired, tell the controller what it does not know."""
-        await self._record(endpoint)
-        if endpoint.state is State.UNPUBLISHED:
-            self._publications.begin(endpoint)
 
     def _from_reserve(self, blank: Endpoint) -> Endpoint | None:
         """Give a pod an identifier that this node has: its own of an earlier sandbox here, or one of the reserve.

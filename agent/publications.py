@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Publishes what was attached with an identifier of the reserve: the controller hears of it while ADD is at work."""
+"""Publishes what was attached with an identifier of the reserve: the controller hears of it right after ADD."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from agent.backlog import Backlog
 from agent.core.endpoint import Endpoint, State
@@ -18,18 +19,10 @@ from ila.mapping import Generation
 log = logging.getLogger("ilanet.publications")
 
 AT_ONCE = 16
-"""Calls to the controller that one step has under way."""
+"""Calls to the controller under way at the same time."""
 
-PATIENCE = 1.0
-"""Seconds that an ADD waits for the controller's answer, so that others reach the pod when ADD returns."""
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A call to the controller, under way or answered."""
-
-    endpoint: Endpoint
-    task: asyncio.Task[Generation]
+COURTESY = 0.02
+"""Seconds that publications leave a burst of ADDs alone: a container takes longer to start than they do."""
 
 
 class Publications(Backlog):
@@ -40,37 +33,13 @@ class Publications(Backlog):
         self._controller = controller
         self._table = table
         self._status = status
-        self._calls: dict[str, Call] = {}
-        self._failing = False
-
-    def begin(self, endpoint: Endpoint) -> Call:
-        """Tell the controller of an endpoint whose record is on disk; return the call."""
-        call = self._calls.get(endpoint.host_name)
-        if call is None or call.endpoint is not endpoint:
-            call = Call(endpoint, asyncio.ensure_future(self._ask(endpoint)))
-            call.task.add_done_callback(_look_at)
-            self._calls[endpoint.host_name] = call
-        return call
-
-    async def heard(self, endpoint: Endpoint) -> None:
-        """Wait a little until the controller knows; not at all while it does not answer others."""
-        call = self._calls.get(endpoint.host_name)
-        if call is not None and not self._failing:
-            await asyncio.wait([call.task], timeout=PATIENCE)
-        self.later()
-
-    async def settled(self, name: str) -> None:
-        """Return when no call for this host link is under way: one that overtook its release would outlive it."""
-        call = self._calls.get(name)
-        if call is not None:
-            await asyncio.wait([call.task])
+        self._calls: dict[str, asyncio.Task[Generation]] = {}
 
     async def step(self) -> bool:
         """Publish everything that waits; return whether nothing is left."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._table.idle(), COURTESY)
         waiting = self._table.unpublished()
-        for name in self._calls.keys() - {endpoint.host_name for endpoint in waiting}:
-            if self._calls[name].task.done():
-                del self._calls[name]
         failures: list[str] = []
         for start in range(0, len(waiting), AT_ONCE):
             failures += await self._batch(waiting[start : start + AT_ONCE])
@@ -80,43 +49,40 @@ class Publications(Backlog):
             self._status.well("publication")
         return not self._table.unpublished()
 
+    async def settled(self, name: str) -> None:
+        """Return when no call for this host link is under way: one that overtook its release would outlive it."""
+        call = self._calls.get(name)
+        if call is not None:
+            await asyncio.wait([call])
+
     async def _batch(self, endpoints: Sequence[Endpoint]) -> list[str]:
         """Publish some at once; return why some were not."""
-        calls = [self.begin(endpoint) for endpoint in endpoints]
-        await asyncio.wait([call.task for call in calls])
+        self._calls = {item.host_name: asyncio.ensure_future(self._ask(item)) for item in endpoints}
+        answers = await asyncio.gather(*self._calls.values(), return_exceptions=True)
+        self._calls = {}
         failures = []
-        for call in calls:
+        for endpoint, answer in zip(endpoints, answers, strict=True):
             try:
-                await self._note(call.endpoint, call.task.result())
+                if isinstance(answer, BaseException):
+                    raise answer
+                await self._note(endpoint, answer)
             except (ControllerError, Refused, OSError) as error:
-                failures.append(f"{call.endpoint.pod}: {error}")
-            self._calls.pop(call.endpoint.host_name, None)
+                failures.append(f"{endpoint.pod}: {error}")
         return failures
+
+    async def _ask(self, endpoint: Endpoint) -> Generation:
+        identifier, generation = await self._controller.assign(
+            pod=endpoint.pod,
+            container_id=endpoint.container_id,
+            take_over=self._table.has_older(endpoint),
+            reserved=endpoint.identifier,
+        )
+        if identifier != endpoint.identifier:
+            raise ControllerError(f"the controller knows it as {identifier}, not as {endpoint.identifier}")
+        return generation
 
     async def _note(self, endpoint: Endpoint, generation: Generation) -> None:
         """Write down that the controller knows, unless a DEL came meanwhile."""
         async with self._table.exclusively(endpoint.container_id, endpoint.host_name):
             if self._table.get(endpoint.host_name) is endpoint:
                 await self._table.save(replace(endpoint, state=State.WIRED, generation=generation))
-
-    async def _ask(self, endpoint: Endpoint) -> Generation:
-        try:
-            identifier, generation = await self._controller.assign(
-                pod=endpoint.pod,
-                container_id=endpoint.container_id,
-                take_over=self._table.has_older(endpoint),
-                reserved=endpoint.identifier,
-            )
-        except (ControllerError, Refused):
-            self._failing = True
-            raise
-        if identifier != endpoint.identifier:
-            raise ControllerError(f"the controller knows it as {identifier}, not as {endpoint.identifier}")
-        self._failing = False
-        return generation
-
-
-def _look_at(task: asyncio.Task[Generation]) -> None:
-    """Take note of a failure that nobody may be waiting for any more."""
-    if not task.cancelled():
-        task.exception()

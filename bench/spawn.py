@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,9 @@ class Container:
     socket: Path
     """Of the agent."""
 
+    executable: Path = EXECUTABLE
+    config: Mapping[str, Any] = field(default_factory=lambda: CONFIG)
+
     def environment(self, command: str) -> dict[str, str]:
         """Return the executable's whole environment."""
         return {
@@ -39,7 +42,7 @@ class Container:
             "CNI_CONTAINERID": self.name,
             "CNI_NETNS": str(self.netns),
             "CNI_IFNAME": "eth0",
-            "CNI_PATH": str(EXECUTABLE.parent),
+            "CNI_PATH": str(self.executable.parent),
             "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={self.name};K8S_POD_UID={self.name}",
             "ILANET_SOCKET": str(self.socket),
         }
@@ -61,7 +64,7 @@ def run(command: str, containers: Sequence[Container]) -> list[Done]:
     started: dict[int, tuple[int, float, int]] = {}
     for place, container in enumerate(containers):
         begin = time.perf_counter()
-        pid, output = start(container.environment(command), json.dumps(CONFIG).encode())
+        pid, output = start(container, command)
         started[pid] = (place, begin, output)
     found: list[Done | None] = [None] * len(containers)
     failures = []
@@ -82,15 +85,16 @@ def run(command: str, containers: Sequence[Container]) -> list[Done]:
     return [done for done in found if done is not None]
 
 
-def start(environment: Mapping[str, str], stdin: bytes) -> tuple[int, int]:
+def start(container: Container, command: str) -> tuple[int, int]:
     """Start the executable; return its pid, and the descriptor of its output, which a pipe holds whole."""
+    words, stdin = [str(container.executable)], json.dumps(container.config).encode()
     ours, theirs = os.pipe()
     output, written = os.pipe()
     os.write(theirs, stdin)
     os.close(theirs)
     actions = [(os.POSIX_SPAWN_DUP2, ours, 0), (os.POSIX_SPAWN_DUP2, written, 1)]
     try:
-        pid = os.posix_spawn(EXECUTABLE, [str(EXECUTABLE)], environment, file_actions=actions)
+        pid = os.posix_spawn(words[0], words, container.environment(command), file_actions=actions)
     finally:
         os.close(ours)
         os.close(written)

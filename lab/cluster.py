@@ -284,8 +284,11 @@ class Cluster:
 
     # --- pods ---
 
-    def pod(self, name: str, host: Host, *, container: str = "", keep_address: bool = False) -> Pod:
-        """Make a pod's namespace on a host and attach it through the CNI executable."""
+    def pod(self, name: str, host: Host, *, container: str = "", keep_address: bool = False, wait: bool = True) -> Pod:
+        """Make a pod's namespace on a host and attach it through the CNI executable.
+
+        wait: until every agent has heard of it, as happens long before a container has started.
+        """
         container = container or f"{self.name}-{name}"
         pod = Pod(
             namespace=Namespace.create(f"{self.name}-{container.removeprefix(f'{self.name}-')}"),
@@ -298,7 +301,28 @@ class Cluster:
         )
         self.pods[name] = pod
         pod.add()
+        if wait:
+            self.wait_published(pod, host)
         return pod
+
+    def wait_published(self, pod: Pod, host: Host, patience: float = 20) -> None:
+        """Wait until every agent that answers has heard of a pod; CommandError says which has not."""
+        link = pod.result["interfaces"][0]["name"]
+        with contextlib.suppress(OSError):
+            endpoint = self._until(host, patience, lambda status: status["endpoints"][link]["state"] == "wired")
+            wanted = _generation(endpoint["endpoints"][link]["generation"])
+            for other in self.hosts:
+                with contextlib.suppress(OSError):
+                    self._until(other, patience, lambda status: _generation(status["generation"]) >= wanted)
+
+    def _until(self, host: Host, patience: float, true: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Return the status of a host's agent once something is true of it; OSError if it does not answer."""
+        deadline = time.monotonic() + patience
+        while not true(status := self.status(host)):
+            if time.monotonic() > deadline:
+                raise CommandError(f"{host.name} is not there after {patience} s: {status}")
+            time.sleep(0.005)
+        return status
 
     def socket(self, host: Host) -> Path:
         """Return where a host's agent serves CNI."""
@@ -314,6 +338,11 @@ class Cluster:
 
     def _state(self, host: Host) -> Path:
         return self._kept / host.name / "state"
+
+
+def _generation(text: str | None) -> tuple[int, int]:
+    epoch, _, revision = (text or "0/0").partition("/")
+    return int(epoch), int(revision)
 
 
 class InHost(Etcd):

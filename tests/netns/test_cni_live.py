@@ -47,6 +47,7 @@ def test_the_life_of_an_attachment(live: Net, fresh: Pod) -> None:
     fresh.add()
     assert fresh.result == first
     fresh.check()
+    live.cluster.wait_published(fresh, live.hosts[0])
     ping(fresh.namespace, live.pod("c1").address)
     fresh.delete()
     fresh.delete()
@@ -115,6 +116,7 @@ def test_gc_frees_what_the_runtime_has_forgotten(live: Net, fresh: Pod) -> None:
     with pytest.raises(CniError):
         forgotten.check()
     fresh.check()
+    live.cluster.wait_published(fresh, live.hosts[0])
     ping(fresh.namespace, live.pod("c1").address)
     fresh.delete()
     settled(live, before)

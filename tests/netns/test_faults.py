@@ -130,10 +130,11 @@ def test_an_agent_killed_in_the_middle_of_adds_leaks_no_link(shaken: Net) -> Non
         shaken.cluster.wait_ready()
         pod = shaken.cluster.pods[name]
         pod.add()
+        shaken.cluster.wait_published(pod, host)
         ping(pod.namespace, shaken.pod("c1").address)
         remove(shaken, pod)
     assert links(shaken) == before_links
-    assert mappings(shaken) == before_mappings
+    until_mapped(shaken, before_mappings)
 
 
 def attempt(net: Net, name: str, errors: list[Exception]) -> None:
@@ -196,11 +197,11 @@ def test_an_agent_starts_and_serves_what_it_has_without_anybody(shaken: Net) -> 
                 time.sleep(0.05)
         ping(shaken.pod("a1").namespace, shaken.pod("b1").address)
         ping(shaken.pod("c1").namespace, shaken.pod("a2").address)
-        alone = shaken.cluster.pod("alone", host)
+        alone = shaken.cluster.pod("alone", host, wait=False)
         ping(alone.namespace, shaken.pod("a2").address)
         alone.check()
         with pytest.raises(CniError) as caught:
-            shaken.cluster.pod("impossible", host, keep_address=True)
+            shaken.cluster.pod("impossible", host, keep_address=True, wait=False)
         assert caught.value.code == 11
         assert "publication" in shaken.cluster.status(host)["problems"]
     finally:
