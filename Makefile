@@ -20,7 +20,7 @@ system:
 	@lab/prepare system
 unit:
 	@lab/prepare unit
-build: system build/ilanet.bpf.o build/ilanet build/traffic ## compile the BPF object and the CNI executable
+build: system build/ilanet.bpf.o build/ilanet build/traffic build/cri/cri_pb2.py ## compile the BPF object and the CNI executable
 
 build/ilanet.bpf.o: $(BPF_SOURCES) | system
 	@mkdir -p build
@@ -36,6 +36,10 @@ build/ilanet: $(wildcard cni/shim/*.c cni/shim/*.h) | system
 build/traffic: bench/traffic.c | system
 	@mkdir -p build
 	gcc -O2 -std=c11 -Wall -Wextra -Werror $< -o $@
+
+build/cri/cri_pb2.py: lab/cri.proto | system
+	@mkdir -p build/cri
+	$(PY) -m grpc_tools.protoc -Ibuild/cri=lab --python_out=. --grpc_python_out=. build/cri/cri.proto
 
 .PHONY: demo up down shell status
 demo: build ## the main job: three hosts, six pods, shown step by step, then removed
@@ -56,6 +60,10 @@ test-unit: unit ## the tests that need no root; seconds
 .PHONY: test
 test: build ## every test; needs root, minutes
 	$(PY) -m pytest tests
+
+.PHONY: test-cri
+test-cri: build ## pods on a real containerd: life, restarts, kills, waves
+	$(PY) -m pytest tests/cri
 
 .PHONY: bench-rr bench-add bench-load
 bench-rr: build ## pod to pod: TCP_RR and bulk TCP against plain IPv6 and VXLAN; 5 minutes

@@ -22,6 +22,7 @@ from lab.authority import Authority
 from lab.controller import ControllerProcess, ControllerSetting, lines, peer_lines
 from lab.etcd import Etcd, Place
 from lab.fabric import Fabric, Host, Shape
+from lab.machine import Machine, cgroups, remove_cgroups
 from lab.namespace import CommandError, Namespace, run
 from lab.process import SOURCE, Process, stop_all, stop_noted
 from lab.runtime import Pod
@@ -64,6 +65,7 @@ class Cluster:
         self.agents: dict[str, Process] = {}
         self.controllers: list[Process] = []
         self.pods: dict[str, Pod] = {}
+        self.machines: dict[str, Machine] = {}
         self.etcd: Etcd | None = None
         self._count = hosts
         self._controller_count = controllers
@@ -109,11 +111,14 @@ class Cluster:
 
     def close(self) -> None:
         """End every process, remove every namespace, pin, mount and file of this cluster; repeats safely."""
+        for machine in self.machines.values():
+            machine.close()
         stop_all((*self.agents.values(), *self.controllers))
         if self.etcd is not None:
             self.etcd.stop()
         for place in (self.directory, self._kept / "etcd"):
             stop_noted(place)
+        remove_cgroups(self._cgroup)
         self.fabric.close()
         mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
         for mount in mounts:
@@ -136,6 +141,7 @@ class Cluster:
             with contextlib.suppress(OSError):
                 if f"{self.directory}/".encode() in command.read_bytes():
                     found.append(f"process {command.parent.name}")
+        found += [f"cgroup {path}" for path in cgroups(self._cgroup)]
         found += [f"directory {folder}" for folder in {self.directory, self._kept} if folder.exists()]
         return found
 
@@ -143,6 +149,11 @@ class Cluster:
     def _kept(self) -> Path:
         """Where etcd and agents keep what must survive."""
         return self._durable or self.directory
+
+    @property
+    def _cgroup(self) -> str:
+        """The parent of the cgroups of all containers."""
+        return f"/ilanet-lab-{self.name}"
 
     # --- etcd, controllers, agents ---
 
@@ -282,7 +293,19 @@ class Cluster:
                 counts[pairs["hook"].strip('"'), pairs["verdict"].strip('"')] = int(float(value))
         return counts
 
-    # --- pods ---
+    # --- pods, and the insides of hosts that run them by a container runtime ---
+
+    def machine(self, host: Host) -> Machine:
+        """Return the inside of a host, not started the first time; it is closed with the cluster."""
+        if host.name not in self.machines:
+            self.machines[host.name] = Machine(
+                name=f"{host.name}-machine",
+                namespace=host.namespace,
+                directory=self.directory,
+                disk=self._kept / host.name / "machine",
+                cgroup=f"{self._cgroup}/{host.name}",
+            )
+        return self.machines[host.name]
 
     def pod(self, name: str, host: Host, *, container: str = "", keep_address: bool = False, wait: bool = True) -> Pod:
         """Make a pod's namespace on a host and attach it through the CNI executable.

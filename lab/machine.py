@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The inside of a lab host that runs containers: its own mounts, processes and /run, beside its network namespace.
+
+The first process of a process namespace holds them: when it ends, the kernel ends every process inside, and with the
+last of them every mount and every pod's network namespace goes, as if the power had been cut.  The disk stays, but
+neither /run nor cgroups: each start begins without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from pathlib import Path
+
+from lab.namespace import Namespace
+from lab.process import Process, ProcessError
+
+_READY = 30.0
+"""Seconds that the mounts may take on a loaded machine."""
+
+_INIT = """
+set -eu
+disk=$1 lab=$2 noted=$3
+read -r own </proc/self/stat
+cut -d ' ' -f 2 /proc/self/mounts | while read -r mount; do
+  case $mount in /run/*) umount --lazy "$mount" 2>/dev/null || : ;; esac
+done
+mount -t proc proc /proc
+rm -rf "$disk/run"
+mkdir -p "$disk/run/netns" "$disk/run/containerd" "$disk/run/${lab#/run/}" "$disk/lib/cni"
+mount --bind "$lab" "$disk/run/${lab#/run/}"
+mount --rbind "$disk/run" /run
+mount --bind "$disk/lib" /var/lib
+set -- $own
+echo "$1 ${22}" >"$noted.new"
+trap 'exit 0' TERM
+mv "$noted.new" "$noted"
+while :; do sleep 2147483647 & wait; done
+"""
+"""The first process: lets go of what others have mounted in /run (or unmount just now), mounts its own, notes its pid
+as seen from outside with the time of its start, as lab.process does, and reaps what others leave."""
+
+
+class Machine(Process):
+    """One host's inside; what is on its `disk` outlives it until close()."""
+
+    def __init__(self, *, name: str, namespace: Namespace, directory: Path, disk: Path, cgroup: str) -> None:
+        """Take the folder of logs and pids, which lies under /run, and the name of the parent of its cgroups."""
+        self.disk = disk
+        self.cgroup = cgroup
+        self._first = Process(name=f"{name}-init", command=(), directory=directory)
+        self._noted = directory / f"{name}-init.pid"
+        words = ("sh", "-c", _INIT, "init", str(disk), str(directory), str(self._noted))
+        unshare = ("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child")
+        super().__init__(name=name, command=(*namespace.prefix, *unshare, *words), directory=directory)
+
+    @property
+    def first(self) -> int:
+        """The pid of the first process; 0 if the machine does not run."""
+        return self._first.pid
+
+    @property
+    def root(self) -> Path:
+        """The files as the inside sees them, while it runs."""
+        return Path(f"/proc/{self.first}/root")
+
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        """The words before a command that runs it inside, and ends it with the process that runs them."""
+        return (
+            *("nsenter", "--target", str(self.first), "--net", "--mount", "--pid"),
+            *("setpriv", "--pdeathsig", "KILL"),
+        )
+
+    def start(self) -> None:
+        """Start it, and wait until everything is mounted."""
+        remove_cgroups(self.cgroup)
+        self._noted.unlink(missing_ok=True)
+        self.disk.mkdir(parents=True, exist_ok=True)
+        super().start()
+        deadline = time.monotonic() + _READY
+        while not self.first:
+            self.check()
+            if time.monotonic() > deadline:
+                raise ProcessError(f"{self.name} is not ready after {_READY} s:\n{self.tail()}")
+            time.sleep(0.01)
+
+    def stop(self, patience: float = 5) -> None:
+        """End it with all that runs inside."""
+        self._first.stop(patience)
+        super().stop(patience)
+
+    def close(self) -> None:
+        """End it, and remove its disk and its cgroups."""
+        self.stop()
+        remove_cgroups(self.cgroup)
+        if self.disk.exists():
+            shutil.rmtree(self.disk)
+
+    def processes(self) -> set[int]:
+        """Return every process inside, in its containers too."""
+        parents: dict[int, int] = {}
+        inside: set[int] = set()
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                parents[int(process.name)] = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+                if (process / "ns/pid").readlink() == Path(f"/proc/{self.first}/ns/pid").readlink():
+                    inside.add(int(process.name))
+        more = inside
+        while more:
+            more = {pid for pid, parent in parents.items() if parent in more} - inside
+            inside |= more
+        return inside
+
+
+def cgroups(parent: str) -> list[Path]:
+    """Return every cgroup at and below `parent`, such as '/ilanet-lab', in every hierarchy; the deepest first."""
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    found: list[Path] = []
+    for _, mount, kind, *_ in mounts:
+        top = Path(mount) / parent.strip("/")
+        if kind in ("cgroup", "cgroup2") and top.is_dir():
+            found += [top, *(path for path in top.rglob("*") if path.is_dir())]
+    return sorted(found, key=lambda path: len(path.parts), reverse=True)
+
+
+def remove_cgroups(parent: str, patience: float = 10) -> None:
+    """Remove every cgroup at and below `parent`: empty, since their processes have been killed."""
+    deadline = time.monotonic() + patience
+    while left := cgroups(parent):
+        for path in left:
+            try:
+                path.rmdir()
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+        time.sleep(0.01)
