@@ -42,14 +42,18 @@ class Upkeep:
         self._pool = pool
 
     async def routes(self) -> list[PodRoute]:
-        """Return the host's way to each attached endpoint; of claims on one address, to the newest."""
+        """Return the host's way to each attached endpoint; of claims on one address, to the newest.
+
+        A link that is down takes no route: an ADD was killed before it ended, and its DEL is still to come.
+        """
         registration = self._status.registration
         if registration is None:
             return []
         links = await self._links()
         routes = {}
         for endpoint in sorted(self._table.wired(), key=lambda item: item.generation):
-            if link := links.get(endpoint.host_name):
+            link = links.get(endpoint.host_name)
+            if link is not None and link.up:
                 pod = pod_link(endpoint, registration, self._address)
                 routes[pod.address] = PodRoute(address=pod.address, device=link.index, mac=pod.pod_mac)
         return list(routes.values())

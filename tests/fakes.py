@@ -123,6 +123,7 @@ class FakeWiring(Failing):
     def __init__(self) -> None:
         super().__init__()
         self.pods: dict[str, tuple[PodLink, int]] = {}
+        self.down: set[str] = set()
         self._next = 100
 
     def wire(self, pod: PodLink, netns_fd: int) -> WiredPod:
@@ -151,7 +152,7 @@ class FakeWiring(Failing):
                 index=index,
                 mac=pod.host_mac,
                 mtu=pod.mtu,
-                up=True,
+                up=pod.host_name not in self.down,
                 container_id=pod.container_id,
                 interface=pod.interface,
             )

@@ -264,6 +264,17 @@ async def test_restart_restores_what_is_missing_and_removes_strays(node: Node) -
     assert list(node.datapath.endpoints.values()) == [e for e in wanted.values() if e.interface_index == index]
 
 
+async def test_a_half_made_link_gets_no_route(node: Node) -> None:
+    """An ADD was killed before its link was up: no route, which the kernel would refuse; the other pods have theirs."""
+    await node.endpoints.add(add("web"))
+    half = await node.endpoints.add(add("half"))
+    node.wiring.down.add(host_name("c-half", "eth0"))
+    node.restart()
+    routes = await node.upkeep.routes()
+    assert len(routes) == 1
+    assert routes[0].address != half.address
+
+
 async def test_a_claim_that_moved_away_ends_here(node: Node) -> None:
     """Invariant 2: a newer mapping elsewhere closes the endpoint here; older news does not."""
     attachment = await node.endpoints.add(add("web"))
