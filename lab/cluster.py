@@ -51,12 +51,14 @@ class Cluster:
         agent_settings: Mapping[str, object] | None = None,
         durable: Path | None = None,
         etcd_options: Sequence[str] = (),
+        patience: float = 30,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Take the shape of it; `agent_settings` go into every agent's settings, `say` hears of each step.
 
         durable: a folder, removed by close(), where etcd and agents keep what must survive; given one, etcd writes
         through to the disk (fsync), as it does outside of tests.  etcd_options: words of etcd's command line.
+        patience: seconds that etcd, and then all agents, may take to be ready.
         """
         self.name = name
         self.directory = STATE / name
@@ -72,6 +74,7 @@ class Cluster:
         self._agent_settings = dict(agent_settings or {})
         self._durable = durable
         self._etcd_options = tuple(etcd_options)
+        self._patience = patience
         self._say = say
         self._authority = Authority(self.directory / "authority")
 
@@ -167,6 +170,7 @@ class Cluster:
             authority=self._authority,
             fast=self._durable is None,
             options=self._etcd_options,
+            deadline=self._patience,
         )
         made.start()
         made.set_up_users()
@@ -251,9 +255,9 @@ class Cluster:
         }
         return f"{lines(top)}[controller]\n{peer_lines(controller)}[etcd]\n{peer_lines(self.etcd.peer(reader))}"
 
-    def wait_ready(self, patience: float = 30) -> None:
+    def wait_ready(self) -> None:
         """Wait until every agent answers that it can serve and has all mappings; CommandError says who cannot."""
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + self._patience
         for host in self.hosts:
             while True:
                 for process in (*self.controllers, *self.agents.values()):
@@ -264,7 +268,7 @@ class Cluster:
                         break
                 if time.monotonic() > deadline:
                     log = self.agents[host.name].tail()
-                    raise CommandError(f"the agent of {host.name} is not ready after {patience} s:\n{log}")
+                    raise CommandError(f"the agent of {host.name} is not ready after {self._patience} s:\n{log}")
                 time.sleep(0.02)
 
     def status(self, host: Host) -> dict[str, Any]:
