@@ -64,6 +64,13 @@ test: build ## every test; needs root, minutes
 .PHONY: test-cri
 test-cri: build ## pods on a real containerd: life, restarts, kills, waves
 	$(PY) -m pytest tests/cri
+.PHONY: test-vm
+test-vm: build ## the tests that boot Debian's kernel 6.1: Linux's own ILA as judge, no tcx; minutes
+	$(PY) -m pytest tests/vm
+
+.PHONY: verifier-counts
+verifier-counts: build ## measure what the verifier walks here and on 6.1; writes tests/bpf/verifier.json
+	$(PY) -m tests.bpf.counts
 
 .PHONY: bench-rr bench-add bench-load
 bench-rr: build ## pod to pod: TCP_RR and bulk TCP against plain IPv6 and VXLAN; 5 minutes
