@@ -33,7 +33,7 @@ RENEW = "if it is meant, renew the file with `make verifier-counts`"
 class VerifiedInfo(ProgramInfo):
     """struct bpf_prog_info up to the count, which kernels have since 5.16."""
 
-    _fields_ = (
+    _fields_ = (  # type: ignore[assignment]  # the base's own fields come first
         ("ifindex", c_uint32),
         ("flags", c_uint32),
         ("netns_dev", c_uint64),

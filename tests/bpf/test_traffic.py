@@ -130,7 +130,7 @@ def hosts(request: pytest.FixtureRequest, bpffs: Path) -> Iterator[list[Host]]:
 
 
 def _ping(source: Namespace, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [*source.prefix, "ping", "-6", "-n", "-W", "1", *words]
+    command = [*source.prefix, "ping", "-6", "-n", "-W", "5", *words]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verifier's work per program against tests/bpf/verifier.json, so that growth is noticed before a kernel refuses."""
+"""The verifier's work per program against verifier.json, so that growth is noticed before a kernel refuses."""
 
 from __future__ import annotations
 
