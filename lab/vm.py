@@ -3,16 +3,13 @@
 
     python -m lab.vm COMMAND...     run a command in it from the top of the tree; print its output, exit with its status
 
-The kernel's package is unpacked once below the user's cache and never installed.  virtme-ng makes the first
-steps of the boot, lab/guest.sh the others.
+virtme-ng makes the first steps of the boot, lab/guest.sh the others.
 """
 
 from __future__ import annotations
 
 import compileall
-import contextlib
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -24,42 +21,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.namespace import CommandError, run
+from lab.kernels import Kernel, stock_kernel
 from lab.process import SOURCE
-
-KERNELS = Path.home() / ".cache/ilanet/kernels"
-"""One folder per version, as its package lays it out."""
-
-RELEASE = "6.1"
-"""Debian 12's: the oldest kernel that the programs are written for."""
 
 SHARE = "/run/ilanet-share"
 """Where the guest finds the shared folder, the one place that host and guest both write."""
 
-_DEPENDENCY = re.compile(r"Depends: linux-image-((\d+\.\d+)\.\S+)")
 _LIVES = 30.0
 """Seconds between the guest's own deadline and the host's: a guest that was left alone ends by itself."""
 
 
 class VmError(Exception):
     """The machine did not come to an end of its own; the message holds the end of its console."""
-
-
-@dataclass(frozen=True, slots=True)
-class Kernel:
-    """An unpacked kernel package."""
-
-    version: str
-
-    @property
-    def root(self) -> Path:
-        """The folder that modules and image are below."""
-        return KERNELS / self.version
-
-    @property
-    def image(self) -> Path:
-        """What QEMU boots."""
-        return self.root / f"boot/vmlinuz-{self.version}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,57 +43,6 @@ class Outcome:
     output: str
     console: str
     """The kernel's messages."""
-
-
-def stock_kernel() -> Kernel:
-    """Return the kernel that Debian's linux-image-amd64 depends on, fetched if it is not there."""
-    version = _offered() or _refreshed()
-    kernel = Kernel(version)
-    if not kernel.image.exists():
-        _fetch(kernel)
-    return kernel
-
-
-def _offered() -> str | None:
-    """Return the version that this machine's package lists offer; None if they do not know."""
-    with contextlib.suppress(CommandError):
-        for version, release in _DEPENDENCY.findall(run("apt-cache", "depends", "linux-image-amd64")):
-            if release == RELEASE:
-                return str(version)
-    return None
-
-
-def _refreshed() -> str:
-    run("apt-get", "update", "-qq", timeout=300)
-    version = _offered()
-    if version is None:
-        raise VmError(f"no kernel {RELEASE}: this machine's package lists are not those of Debian 12")
-    return version
-
-
-def _fetch(kernel: Kernel) -> None:
-    """Unpack the package beside its place and move it there whole, so that what is there is complete."""
-    KERNELS.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=KERNELS, prefix="unfinished-") as name:
-        folder = Path(name)
-        package = f"linux-image-{kernel.version}"
-        try:
-            _download(package, folder)
-        except CommandError:  # the lists are older than the archive
-            run("apt-get", "update", "-qq", timeout=300)
-            _download(package, folder)
-        unpacked = folder / "unpacked"
-        run("dpkg", "-x", *map(str, folder.glob("*.deb")), str(unpacked), timeout=300)
-        if not (unpacked / "lib/modules").exists():
-            (unpacked / "lib").symlink_to("usr/lib")
-        run("depmod", "-b", str(unpacked), kernel.version)
-        with contextlib.suppress(FileExistsError):  # another run was faster
-            unpacked.rename(kernel.root)
-
-
-def _download(package: str, folder: Path) -> None:
-    # apt-get download writes into the present folder, and as another user where it may.
-    run("env", "-C", str(folder), "apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", package, timeout=600)
 
 
 def run_in(kernel: Kernel, command: Sequence[str], *, share: Path, deadline: float) -> Outcome:

@@ -20,7 +20,8 @@ from pathlib import Path
 from agent.core.datapath import DatapathError
 from agent.kernel.datapath import BpfDatapath
 from agent.kernel.libbpf import ProgramInfo
-from lab.vm import run_in, stock_kernel
+from lab.kernels import stock_kernel
+from lab.vm import run_in
 from tests.bpf.world import HOST_ROUTING, OBJECT, SETTINGS, mounted_bpffs
 
 FILE = Path(__file__).parent / "verifier.json"

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from lab.vm import SHARE, Kernel, Outcome, run_in, stock_kernel
+from lab.kernels import Kernel, stock_kernel
+from lab.vm import SHARE, Outcome, run_in
 from tests.vm.guest import OUTCOMES, PACKETS, ROWS
 
 DEADLINE = 1500.0

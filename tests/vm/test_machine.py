@@ -6,12 +6,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from lab.kernels import Kernel
 from lab.process import SOURCE
-from lab.vm import SHARE, Kernel, VmError, run_in
+from lab.vm import SHARE, VmError, run_in
 
 
 def _of(share: Path) -> list[str]:
@@ -49,14 +51,14 @@ def test_a_machine_that_is_late_is_ended(kernel: Kernel, tmp_path: Path) -> None
 def test_a_machine_ends_with_its_caller(kernel: Kernel, tmp_path: Path) -> None:
     """Interrupted while the machine boots, whoever started it takes it along."""
     code = (
-        "import sys; from pathlib import Path; from lab.vm import Kernel, run_in;"
+        "import sys; from pathlib import Path; from lab.kernels import Kernel; from lab.vm import run_in;"
         f"run_in(Kernel({kernel.version!r}), ['sleep', '1000'], share=Path({str(tmp_path)!r}), deadline=300)"
     )
     caller = subprocess.Popen([sys.executable, "-c", code], cwd=SOURCE, stderr=subprocess.PIPE)
-    while "Linux version" not in (
-        (tmp_path / "console").read_text(errors="replace") if (tmp_path / "console").exists() else ""
-    ):
+    console = tmp_path / "console"
+    while not console.exists() or b"Linux version" not in console.read_bytes():
         assert caller.poll() is None
+        time.sleep(0.05)
     assert len(_of(tmp_path)) > 1
     caller.send_signal(2)
     _, error = caller.communicate(timeout=60)
