@@ -24,6 +24,12 @@ from pathlib import Path
 from lab.kernels import Kernel, stock_kernel
 from lab.process import SOURCE
 
+_NO_WATCHDOGS = (
+    *("nowatchdog", "workqueue.watchdog_thresh=0"),
+    *("rcupdate.rcu_cpu_stall_suppress=1", "sysctl.kernel.hung_task_timeout_secs=0"),
+)
+"""Kernel options: under emulation on a busy machine a CPU stands still for seconds, and nothing is wrong."""
+
 SHARE = "/run/ilanet-share"
 """Where the guest finds the shared folder, the one place that host and guest both write."""
 
@@ -99,7 +105,7 @@ def _machine(kernel: Kernel, share: Path, deadline: float) -> list[str]:
     words = [
         *(str(Path(sys.executable).parent / "virtme-run"), "--kimg", str(kernel.image), "--mods=auto"),
         *("--disable-kvm", "--force-9p", "--cpus", "2", "--memory", "2G", "--verbose", "--show-boot-console"),
-        *("--script-sh", f"{mount}; {script}"),
+        *("--script-sh", f"{mount}; {script}", *(f"--kopt={option}" for option in _NO_WATCHDOGS)),
     ]
     for tag, folder, options in (
         ("share", share, ""),

@@ -15,7 +15,7 @@ from tests.vm.suite import collected
 from tests.vm.traffic import ones_sum
 from tests.vm.translation import EACH, GROUPS, LOW_WORDS, cases
 
-_TROUBLE = re.compile(r"WARNING:|BUG:|\bOops\b|Call Trace|general protection|blocked for more than|Out of memory")
+_TROUBLE = re.compile(r"WARNING:|BUG:|\bOops\b|Call Trace|general protection|Out of memory")
 
 
 @pytest.mark.parametrize("row", INTEROPERATION)
