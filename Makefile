@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
 BPF_SOURCES := $(wildcard agent/bpf/*.c agent/bpf/*.h)
-C_SOURCES := $(BPF_SOURCES) $(wildcard cni/shim/*.c bench/*.c)
+C_SOURCES := $(BPF_SOURCES) $(wildcard cni/shim/*.c bench/*.c tests/fuzz/*.c)
 MULTIARCH := $(shell gcc -print-multiarch 2>/dev/null || echo x86_64-linux-gnu)
 
 BPF_CFLAGS := -target bpf -mcpu=v3 -O2 -g -Wall -Wextra -Werror -Wimplicit-fallthrough \
@@ -64,6 +64,7 @@ test: build ## every test; needs root, minutes
 .PHONY: test-cri
 test-cri: build ## pods on a real containerd: life, restarts, kills, waves
 	$(PY) -m pytest tests/cri
+
 .PHONY: test-vm
 test-vm: build ## the tests that boot Debian's kernel 6.1: Linux's own ILA as judge, no tcx; minutes
 	$(PY) -m pytest tests/vm

@@ -6,6 +6,9 @@
 
 #include "shim.h"
 
+// What ends the longest object, and always fits.
+#define ENDING "\"}\n"
+
 // A text under construction; what does not fit is cut off at a whole character.
 struct text {
 	char room[1024];
@@ -16,7 +19,7 @@ static void append(struct text *text, const char *piece)
 {
 	size_t size = strlen(piece);
 
-	if (size > sizeof(text->room) - text->used)
+	if (size > sizeof(text->room) - sizeof(ENDING) - text->used)
 		return;
 	memcpy(text->room + text->used, piece, size);
 	text->used += size;
@@ -89,7 +92,8 @@ bool print_error(const char *version, enum code code, const char *message, const
 	append_escaped(&text, details);
 	append(&text, *reason ? ": " : "");
 	append_escaped(&text, reason);
-	append(&text, "\"}\n");
+	memcpy(text.room + text.used, ENDING, sizeof(ENDING) - 1);
+	text.used += sizeof(ENDING) - 1;
 	return write_all(STDOUT_FILENO, (struct bytes){text.room, text.used});
 }
 
