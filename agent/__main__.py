@@ -20,6 +20,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from agent.assembly import Assembly
 from agent.cni_server import CniServer
 from agent.config import AgentConfig
 from agent.conflist import Conflist
@@ -125,17 +126,26 @@ class Agent:
             pool=self._pool,
         )
         deletes = DeleteQueue(path=config.state_directory / "deletes", pool=self._pool)
-        network = Endpoints(
+        assembly = Assembly(
             address=config.address,
             controller=controller,
             datapath=self._datapath,
             wiring=wiring,
             table=self._endpoints,
-            publications=self._publications,
             releases=self._releases,
             reserve=self._reserve,
-            status=self._status,
             timings=StepTimings(registry=self._registry),
+            pool=self._pool,
+        )
+        network = Endpoints(
+            address=config.address,
+            assembly=assembly,
+            datapath=self._datapath,
+            wiring=wiring,
+            table=self._endpoints,
+            publications=self._publications,
+            releases=self._releases,
+            status=self._status,
             pool=self._pool,
             forget_queued=deletes.forget,
         )

@@ -95,6 +95,10 @@ class EndpointTable:
         await uninterrupted(self._pool, self._records.save, endpoint.host_name, endpoint.to_json())
         self._endpoints[endpoint.host_name] = endpoint
 
+    def remember(self, endpoint: Endpoint) -> None:
+        """Note what the disk could not take: true until the agent ends."""
+        self._endpoints[endpoint.host_name] = endpoint
+
     async def remove(self, endpoint: Endpoint) -> None:
         """Forget an endpoint, if the table still says exactly this of it."""
         if self._endpoints.get(endpoint.host_name) == endpoint:

@@ -17,7 +17,7 @@ _BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5
 
 
 class StepTimings:
-    """Durations of the steps of CNI commands; implements agent.endpoints.Timings."""
+    """Durations of the steps of CNI commands; implements agent.assembly.Timings."""
 
     def __init__(self, *, registry: CollectorRegistry) -> None:
         self._histogram = Histogram(

@@ -77,9 +77,18 @@ class Reserve(Backlog):
         return identifier
 
     async def forget(self, identifier: Identifier) -> None:
-        """Strike an identifier from the disk before the record goes that says what became of it."""
-        if identifier in self._on_disk:
+        """Strike an identifier from the disk before the record goes that says what became of it.
+
+        A full disk takes no new record: then the old one goes whole.
+        """
+        if identifier not in self._on_disk:
+            return
+        try:
             await self._write()
+        except OSError as error:
+            log.warning("the reserve is kept in memory only: %s", error)
+            await uninterrupted(self._pool, self._records.remove, RECORD)
+            self._on_disk = set()
 
     async def step(self) -> bool:
         """Fill the reserve up; return whether that was possible."""

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from agent.assembly import Assembly
 from agent.core.network import InterfaceExists, NotWired, PodLink, WiredPod
 from agent.core.status import Status
 from agent.endpoint_table import EndpointTable
@@ -201,19 +202,28 @@ def in_process(directory: Path, pool: ThreadPoolExecutor) -> tuple[InProcess, Fa
         settled=publications.settled,
         forget=reserve.forget,
     )
-    network = Endpoints(
+    assembly = Assembly(
         address=NODE_ADDRESS,
         controller=controller,
         datapath=datapath,
         wiring=kernel,
         table=table,
-        publications=publications,
         releases=releases,
         reserve=reserve,
-        status=status,
         timings=FakeTimings(),
-        forget_queued=lambda *_: None,
         pool=pool,
+    )
+    network = Endpoints(
+        address=NODE_ADDRESS,
+        assembly=assembly,
+        datapath=datapath,
+        wiring=kernel,
+        table=table,
+        publications=publications,
+        releases=releases,
+        status=status,
+        pool=pool,
+        forget_queued=lambda *_: None,
     )
     kept = (controller.holders, datapath.endpoints, records.files)
     made = InProcess(network=network, kernel=kernel, releases=releases)

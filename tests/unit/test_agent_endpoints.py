@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from agent.assembly import Assembly
 from agent.core.datapath import DatapathError, EndpointEntry
 from agent.core.endpoint import RecordError, State
 from agent.core.mappings import MappingTable
@@ -89,17 +90,26 @@ class Node:
             status=status,
             pool=self.pool,
         )
-        self.endpoints = Endpoints(
+        assembly = Assembly(
             address=NODE_ADDRESS,
             controller=self.controller,
             datapath=self.datapath,
             wiring=self.wiring,
             table=records,
-            publications=self.publications,
             releases=self.releases,
             reserve=self.reserve,
-            status=status,
             timings=FakeTimings(),
+            pool=self.pool,
+        )
+        self.endpoints = Endpoints(
+            address=NODE_ADDRESS,
+            assembly=assembly,
+            datapath=self.datapath,
+            wiring=self.wiring,
+            table=records,
+            publications=self.publications,
+            releases=self.releases,
+            status=status,
             pool=self.pool,
             forget_queued=lambda *_: None,
         )

@@ -243,3 +243,37 @@ def test_whatever_happens_none_is_lost_and_none_used_twice(steps: list[tuple[obj
     """Kills, outages, lost answers and full disks: in the end etcd holds what pods have, and the reserve is full."""
     with ThreadPoolExecutor(1) as pool:
         asyncio.run(history(reserving(pool), steps))
+
+
+async def test_a_full_disk_ends_pods_all_the_same(stocked: Node) -> None:
+    """No new record can be written, an old one can be removed: once the controller knows, nothing is left."""
+    await stocked.endpoints.add(add("web"))
+    assert await stocked.publications.step()
+    full = OSError(28, "No space left on device")
+    stocked.records.fail_next["save"] = full
+    stocked.reserve_records.fail_next["save"] = full
+    await stocked.endpoints.delete(delete("c-web"))
+    assert stocked.nothing_left()
+    assert not stocked.records.files
+    assert not stocked.controller.holders
+    stocked.restart()
+    assert len(stocked.reserve) == 0, "the reserve could not be struck, so it went whole"
+    assert await stocked.reserve.step()
+    assert len(stocked.reserve) == SIZE
+
+
+async def test_a_full_disk_and_no_controller_is_told_to_come_again(stocked: Node) -> None:
+    """Nobody would remember that the identifier is to be given back; meanwhile it is tried in the background."""
+    await stocked.endpoints.add(add("web"))
+    assert await stocked.publications.step()
+    stocked.records.fail_next["save"] = OSError(28, "No space left on device")
+    stocked.controller.down = True
+    with pytest.raises(CniError) as error:
+        await stocked.endpoints.delete(delete("c-web"))
+    assert error.value.code is Code.TRY_AGAIN_LATER
+    assert stocked.nothing_left()
+    stocked.controller.down = False
+    assert await stocked.releases.step()
+    assert not stocked.controller.holders
+    await stocked.endpoints.delete(delete("c-web"))
+    assert not stocked.records.files

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes one endpoint and takes it apart, undo beside do; for agent/endpoints.py, which says when.
+
+An identifier of the reserve or of the controller, the pod's links, its way through the datapath, its record: each
+is turned back if a later one fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import replace
+from typing import Protocol, TypeVar
+
+from agent.core.claims import pod_link
+from agent.core.datapath import Datapath, DatapathError, EndpointEntry
+from agent.core.endpoint import UNKNOWN, Endpoint, Pod, State
+from agent.core.network import InterfaceExists, NetworkError, WiredPod, Wiring
+from agent.core.ports import Controller, ControllerError, Refused, Registration
+from agent.endpoint_table import EndpointTable
+from agent.pool import uninterrupted
+from agent.releases import Releases
+from agent.reserve import Reserve
+from cni.plugin import AddRequest
+from cni.spec import AskedWrongly, CniError, Code, TryAgain
+from ila.mapping import Generation
+
+log = logging.getLogger("ilanet.assembly")
+
+T = TypeVar("T")
+
+
+class Timings(Protocol):
+    """Where the time of an operation goes: told step by step."""
+
+    def observe(self, operation: str, step: str, seconds: float) -> None:
+        """Take the duration of one step in."""
+
+
+class Assembly:
+    """The parts of which an endpoint is made."""
+
+    def __init__(
+        self,
+        *,
+        address: ipaddress.IPv6Address,
+        controller: Controller,
+        datapath: Datapath,
+        wiring: Wiring,
+        table: EndpointTable,
+        releases: Releases,
+        reserve: Reserve,
+        timings: Timings,
+        pool: Executor,
+    ) -> None:
+        self._address = address
+        self._controller = controller
+        self._datapath = datapath
+        self._wiring = wiring
+        self._table = table
+        self._releases = releases
+        self._reserve = reserve
+        self._timings = timings
+        self._pool = pool
+
+    async def build(
+        self, request: AddRequest, *, pod: Pod, name: str, mtu: int, registration: Registration
+    ) -> Endpoint:
+        """Attach a pod; CniError, or a cancellation, leaves nothing behind."""
+        started = time.perf_counter()
+        blank = Endpoint(
+            container_id=request.container_id,
+            interface=request.interface,
+            host_name=name,
+            network=request.network,
+            identifier=UNKNOWN,
+            pod=pod,
+            generation=Generation(0, 0),
+            mtu=mtu,
+            limited=request.limited,
+            by_stack=request.limited or request.forwarded,
+            state=State.RELEASING,
+        )
+        async with AsyncExitStack() as undo:
+            endpoint = await self._build(undo, blank, registration, request.netns_fd)
+            undo.pop_all()
+        self._timings.observe("add", "total", time.perf_counter() - started)
+        return endpoint
+
+    async def take_apart(self, endpoint: Endpoint) -> bool:
+        """Detach an endpoint and note that the controller must hear of it; return whether the disk knows too.
+
+        A full disk takes no note: then only the controller's answer ends the record.
+        """
+        self._close(endpoint)
+        await self._in_pool(self._wiring.unwire, endpoint.host_name)
+        log.info("removed %s from %s", endpoint.pod, endpoint.host_name)
+        return await self._give_up(endpoint)
+
+    async def _build(
+        self, undo: AsyncExitStack, blank: Endpoint, registration: Registration, netns_fd: int
+    ) -> Endpoint:
+        with self._timed("assign"):
+            endpoint = self._from_reserve(blank) or await self._from_controller(undo, blank)
+        undo.push_async_callback(self._give_up, endpoint)
+        undo.push_async_callback(self._in_pool, self._wiring.unwire, endpoint.host_name)
+        recording = asyncio.ensure_future(self._record(endpoint))
+        try:
+            with self._timed("wire"):
+                wired = await self._wire(endpoint, registration, netns_fd)
+            with self._timed("datapath"):
+                undo.callback(self._close, endpoint)
+                self._open(endpoint, wired)
+        finally:
+            with self._timed("record"):
+                await recording
+        return endpoint
+
+    def _from_reserve(self, blank: Endpoint) -> Endpoint | None:
+        """Give a pod an identifier that this node has: its own of an earlier sandbox here, or one of the reserve.
+
+        A pod that keeps its address may have one elsewhere: only the controller knows.
+        """
+        if blank.pod.keep_address:
+            return None
+        earlier = [other for other in self._table.of_owner(blank.pod) if other.identifier != UNKNOWN]
+        if earlier:
+            newest = max(earlier, key=lambda other: other.generation)
+            after = Generation(newest.generation.epoch, newest.generation.revision + 1)
+            return replace(blank, identifier=newest.identifier, generation=after, state=State.UNPUBLISHED)
+        identifier = self._reserve.take()
+        return None if identifier is None else replace(blank, identifier=identifier, state=State.UNPUBLISHED)
+
+    async def _from_controller(self, undo: AsyncExitStack, blank: Endpoint) -> Endpoint:
+        """Ask for an identifier; the disk knows of the question first, so that an answer nobody hears is released."""
+        pod = blank.pod
+        undo.callback(self._releases.later)
+        take_over = self._table.has_older(blank)
+        await self._record(blank)
+        try:
+            identifier, generation = await self._controller.assign(
+                pod=pod, container_id=blank.container_id, take_over=take_over
+            )
+        except ControllerError as error:
+            raise TryAgain(f"no identifier for pod {pod}", str(error)) from error
+        except Refused as refusal:
+            if refusal.held:
+                raise TryAgain(f"pod {pod}: its identifier is held", str(refusal)) from refusal
+            raise AskedWrongly(Code.REFUSED, f"pod {pod} gets no identifier", str(refusal)) from refusal
+        return replace(blank, identifier=identifier, generation=generation, state=State.WIRED)
+
+    def _open(self, endpoint: Endpoint, wired: WiredPod) -> None:
+        """Let the endpoint's packets through."""
+        entry = EndpointEntry(
+            interface_index=wired.host_index,
+            pod_mac=wired.pod_mac,
+            host_mac=wired.host_mac,
+            by_stack=endpoint.by_stack,
+        )
+        try:
+            self._datapath.attach_pod(wired.host_index, limited=endpoint.limited)
+            self._datapath.write_endpoint(endpoint.identifier.value, entry)
+        except DatapathError as error:
+            message = f"pod {endpoint.pod} gets no way through the datapath"
+            raise CniError(Code.IO_FAILURE, message, str(error)) from error
+
+    async def _record(self, endpoint: Endpoint) -> None:
+        try:
+            await self._table.save(endpoint)
+        except OSError as error:
+            message = f"the record of pod {endpoint.pod} cannot be written"
+            raise CniError(Code.IO_FAILURE, message, str(error)) from error
+
+    async def _wire(self, endpoint: Endpoint, registration: Registration, netns_fd: int) -> WiredPod:
+        try:
+            return await self._in_pool(self._wiring.wire, pod_link(endpoint, registration, self._address), netns_fd)
+        except InterfaceExists as error:
+            raise AskedWrongly(Code.INTERFACE_EXISTS, f"pod {endpoint.pod} could not be wired", str(error)) from error
+        except NetworkError as error:
+            raise CniError(Code.IO_FAILURE, f"pod {endpoint.pod} could not be wired", str(error)) from error
+
+    async def _give_up(self, endpoint: Endpoint) -> bool:
+        """Turn an identifier back, now or, if the controller is away, later; return whether the disk knows."""
+        releasing = replace(endpoint, state=State.RELEASING)
+        self._releases.later()
+        try:
+            await self._table.save(releasing)
+        except OSError as error:
+            log.warning("the record of %s cannot say that it is gone: %s", endpoint.pod, error)
+            self._table.remember(releasing)
+            return False
+        return True
+
+    def _close(self, endpoint: Endpoint) -> None:
+        """Take the identifier out of the datapath, unless another endpoint here has taken it over."""
+        others = (other for other in self._table.wired() if other.host_name != endpoint.host_name)
+        if all(other.identifier != endpoint.identifier for other in others):
+            self._datapath.delete_endpoint(endpoint.identifier.value)
+
+    @contextmanager
+    def _timed(self, step: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self._timings.observe("add", step, time.perf_counter() - started)
+
+    async def _in_pool(self, call: Callable[..., T], *arguments: object) -> T:
+        return await uninterrupted(self._pool, call, *arguments)
