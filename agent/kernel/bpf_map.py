@@ -23,6 +23,11 @@ class Map(Descriptor):
         """Type, id, sizes and flags."""
         return self._info(MapInfo())
 
+    @property
+    def value_size(self) -> int:
+        """Bytes of a value as user space reads and writes it; of a per-CPU map, of all CPUs' values."""
+        return self._read_size
+
     def get(self, key: bytes) -> bytes | None:
         """Return the value, or None; of a per-CPU map, all CPUs' values on end (each rounded up to 8 bytes)."""
         value = ctypes.create_string_buffer(self._read_size)
@@ -121,7 +126,8 @@ class Map(Descriptor):
         info = self.info
         self._key_size = int(info.key_size)
         self._read_size = int(info.value_size)
-        if info.type in {5, 6, 10}:  # BPF_MAP_TYPE_PERCPU_HASH, _PERCPU_ARRAY, _LRU_PERCPU_HASH
+        self.per_cpu = info.type in {5, 6, 10}  # BPF_MAP_TYPE_PERCPU_HASH, _PERCPU_ARRAY, _LRU_PERCPU_HASH
+        if self.per_cpu:
             cpus = call("libbpf_num_possible_cpus", what="count the CPUs")
             self._read_size = (self._read_size + 7) // 8 * 8 * cpus
 

@@ -90,6 +90,15 @@ class ObjectFile:
         """Return the names of the maps that user space shares."""
         return {name for name, _ in self._maps() if not name.startswith(".")}
 
+    def map_forms(self) -> dict[str, tuple[int, ...]]:
+        """Return type, key size, value size, number of entries and flags of the maps that user space shares."""
+        parts = ("type", "key_size", "value_size", "max_entries", "map_flags")
+        return {
+            name: tuple(int(ask(f"bpf_map__{part}", address)) for part in parts)
+            for name, address in self._maps()
+            if not name.startswith(".")
+        }
+
     def _maps(self) -> Iterator[tuple[str, int]]:
         address = ask("bpf_object__next_map", self._object, None)
         while address:

@@ -15,6 +15,7 @@ import shutil
 from pathlib import Path
 
 from agent.core.datapath import DatapathError, DatapathSettings
+from agent.kernel import schema
 from agent.kernel.attach import Attachments
 from agent.kernel.bpf_map import Map
 from agent.kernel.bpf_object import ObjectFile
@@ -82,6 +83,7 @@ class BpfDatapath(Tables):
                 return
         self._open(pins)
         self._renew_attached()
+        schema.forget(self._map_pins)
         self._opened = pins
         self._asked = asked
         for old in self._program_pins.iterdir():
@@ -160,8 +162,10 @@ class BpfDatapath(Tables):
 
     def _load(self, opened: ObjectFile, pins: Path) -> None:
         """Load, and pin the programs in one step: a folder of that name is always whole."""
+        schema.set_aside(opened, self._map_pins)
         opened.pin_maps(self._map_pins)
         opened.load()
+        schema.carry_over(self._map_pins)
         unfinished = self._program_pins / "unfinished"
         for folder in (unfinished, pins):
             if folder.exists():
@@ -174,7 +178,7 @@ class BpfDatapath(Tables):
 
     def _open(self, pins: Path) -> None:
         self._close()
-        self._maps = {path.name: Map.pinned(path) for path in self._map_pins.iterdir()}
+        self._maps = {path.name: Map.pinned(path) for path in schema.current(self._map_pins)}
         self._programs = {path.name: Program.pinned(path) for path in pins.iterdir()}
         if self._tcx is None:
             self._tcx = tcx_works(self._programs["from_pod"])
