@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar
 from agent.core.claims import pod_link
 from agent.core.datapath import Datapath, DatapathError, EndpointEntry
 from agent.core.endpoint import UNKNOWN, Endpoint, Pod, State
-from agent.core.network import InterfaceExists, NetworkError, WiredPod, Wiring
+from agent.core.network import InterfaceExists, NetworkError, PodLink, Wiring
 from agent.core.ports import Controller, ControllerError, Refused, Registration
 from agent.endpoint_table import EndpointTable
 from agent.pool import uninterrupted
@@ -109,13 +109,10 @@ class Assembly:
             endpoint = self._from_reserve(blank) or await self._from_controller(undo, blank)
         undo.push_async_callback(self._give_up, endpoint)
         undo.push_async_callback(self._in_pool, self._wiring.unwire, endpoint.host_name)
+        undo.callback(self._close, endpoint)
         recording = asyncio.ensure_future(self._record(endpoint))
         try:
-            with self._timed("wire"):
-                wired = await self._wire(endpoint, registration, netns_fd)
-            with self._timed("datapath"):
-                undo.callback(self._close, endpoint)
-                self._open(endpoint, wired)
+            await self._in_pool(self._connect, endpoint, pod_link(endpoint, registration, self._address), netns_fd)
         finally:
             with self._timed("record"):
                 await recording
@@ -154,21 +151,6 @@ class Assembly:
             raise AskedWrongly(Code.REFUSED, f"pod {pod} gets no identifier", str(refusal)) from refusal
         return replace(blank, identifier=identifier, generation=generation, state=State.WIRED)
 
-    def _open(self, endpoint: Endpoint, wired: WiredPod) -> None:
-        """Let the endpoint's packets through."""
-        entry = EndpointEntry(
-            interface_index=wired.host_index,
-            pod_mac=wired.pod_mac,
-            host_mac=wired.host_mac,
-            by_stack=endpoint.by_stack,
-        )
-        try:
-            self._datapath.attach_pod(wired.host_index, limited=endpoint.limited)
-            self._datapath.write_endpoint(endpoint.identifier.value, entry)
-        except DatapathError as error:
-            message = f"pod {endpoint.pod} gets no way through the datapath"
-            raise CniError(Code.IO_FAILURE, message, str(error)) from error
-
     async def _record(self, endpoint: Endpoint) -> None:
         try:
             await self._table.save(endpoint)
@@ -176,24 +158,40 @@ class Assembly:
             message = f"the record of pod {endpoint.pod} cannot be written"
             raise CniError(Code.IO_FAILURE, message, str(error)) from error
 
-    async def _wire(self, endpoint: Endpoint, registration: Registration, netns_fd: int) -> WiredPod:
+    def _connect(self, endpoint: Endpoint, link: PodLink, netns_fd: int) -> None:
+        """Wire the pod and let its packets through; in one go in a thread: both wait for the kernel's network lock."""
         try:
-            return await self._in_pool(self._wiring.wire, pod_link(endpoint, registration, self._address), netns_fd)
+            with self._timed("wire"):
+                wired = self._wiring.wire(link, netns_fd)
         except InterfaceExists as error:
             raise AskedWrongly(Code.INTERFACE_EXISTS, f"pod {endpoint.pod} could not be wired", str(error)) from error
         except NetworkError as error:
             raise CniError(Code.IO_FAILURE, f"pod {endpoint.pod} could not be wired", str(error)) from error
+        entry = EndpointEntry(
+            interface_index=wired.host_index,
+            pod_mac=wired.pod_mac,
+            host_mac=wired.host_mac,
+            by_stack=endpoint.by_stack,
+        )
+        try:
+            with self._timed("datapath"):
+                self._datapath.attach_pod(wired.host_index, limited=endpoint.limited)
+                self._datapath.write_endpoint(endpoint.identifier.value, entry)
+        except DatapathError as error:
+            message = f"pod {endpoint.pod} gets no way through the datapath"
+            raise CniError(Code.IO_FAILURE, message, str(error)) from error
 
     async def _give_up(self, endpoint: Endpoint) -> bool:
         """Turn an identifier back, now or, if the controller is away, later; return whether the disk knows."""
         releasing = replace(endpoint, state=State.RELEASING)
-        self._releases.later()
         try:
             await self._table.save(releasing)
         except OSError as error:
             log.warning("the record of %s cannot say that it is gone: %s", endpoint.pod, error)
             self._table.remember(releasing)
             return False
+        finally:
+            self._releases.later()
         return True
 
     def _close(self, endpoint: Endpoint) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
@@ -12,6 +13,9 @@ from weakref import WeakValueDictionary
 from agent.core.endpoint import Endpoint, Pod, RecordError, State
 from agent.core.ports import Records
 from agent.pool import uninterrupted
+
+COURTESY = 0.02
+"""Seconds that work in the background leaves a burst of ADDs alone: a container takes longer to start than they do."""
 
 
 class EndpointTable:
@@ -38,8 +42,9 @@ class EndpointTable:
         return bool(self._busy)
 
     async def idle(self) -> None:
-        """Return as soon as no operation is under way."""
-        await self._idle.wait()
+        """Return as soon as no operation is under way, or after COURTESY."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), COURTESY)
 
     def is_busy(self, name: str) -> bool:
         """Tell whether an operation on this endpoint is under way."""

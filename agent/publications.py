@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,9 +20,6 @@ log = logging.getLogger("ilanet.publications")
 AT_ONCE = 16
 """Calls to the controller under way at the same time."""
 
-COURTESY = 0.02
-"""Seconds that publications leave a burst of ADDs alone: a container takes longer to start than they do."""
-
 
 class Publications(Backlog):
     """The endpoints in state UNPUBLISHED; a record on disk waits until the controller knows."""
@@ -37,8 +33,7 @@ class Publications(Backlog):
 
     async def step(self) -> bool:
         """Publish everything that waits; return whether nothing is left."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._table.idle(), COURTESY)
+        await self._table.idle()
         waiting = self._table.unpublished()
         failures: list[str] = []
         for start in range(0, len(waiting), AT_ONCE):

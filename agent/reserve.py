@@ -94,6 +94,7 @@ class Reserve(Backlog):
         """Fill the reserve up; return whether that was possible."""
         if not self._size:
             return True
+        await self._table.idle()
         try:
             answer = await self._controller.reserve(count=self._size + len(self._table.unpublished()))
             self._taken &= set(answer)

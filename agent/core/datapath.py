@@ -124,7 +124,7 @@ class Datapath(Protocol):
         """Whether pods with a limited bandwidth can be attached so that the limit works; known after load()."""
 
     def attach_pod(self, index: int, *, limited: bool) -> None:
-        """Attach from_pod to the host's end of a veth pair; repeats safely.
+        """Attach from_pod to the host's end of a veth pair; repeats safely, and may be called by any thread.
 
         limited: the device's own qdiscs are somebody else's, such as the `bandwidth` plugin's (see `limits`).
         """
@@ -148,7 +148,7 @@ class Datapath(Protocol):
         """Return the local endpoints by identifier."""
 
     def write_endpoint(self, identifier: int, entry: EndpointEntry) -> None:
-        """Insert or replace a local endpoint."""
+        """Insert or replace a local endpoint; may be called by any thread."""
 
     def delete_endpoint(self, identifier: int) -> None:
         """Delete a local endpoint; one that is not there is no error."""

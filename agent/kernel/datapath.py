@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import threading
 from pathlib import Path
 
 from agent.core.datapath import DatapathError, DatapathSettings
@@ -52,6 +53,9 @@ class BpfDatapath(Tables):
         self._program_pins = pin_directory / "programs"
         self._link_pins = pin_directory / "links"
         self._tcx = tcx
+        self._lock = threading.Lock()
+        """Pods are attached by threads: none must meet programs that are being replaced."""
+
         self._links = Attachments(folder=self._link_pins)
         self._programs: dict[str, Program] = {}
         self._opened: Path | None = None
@@ -60,6 +64,10 @@ class BpfDatapath(Tables):
 
     def load(self, settings: DatapathSettings) -> None:
         """Adopt what is pinned if it was made of the same object and constants, else replace it."""
+        with self._lock:
+            self._load(settings)
+
+    def _load(self, settings: DatapathSettings) -> None:
         check_bpffs(self._pins)
         found = self._object_path.stat()
         asked = (settings, found.st_mtime_ns, found.st_ino, found.st_size)
@@ -77,7 +85,7 @@ class BpfDatapath(Tables):
             made_of = hashlib.sha256(self._object_path.read_bytes() + opened.constants)
             pins = self._program_pins / made_of.hexdigest()[:32]
             if not self._usable(pins, opened.map_names()):
-                self._load(opened, pins)
+                self._replace(opened, pins)
             elif pins == self._opened:
                 self._asked = asked
                 return
@@ -101,7 +109,8 @@ class BpfDatapath(Tables):
 
     def attach_pod(self, index: int, *, limited: bool) -> None:
         """Attach from_pod; where the bandwidth is limited without a qdisc, which would be in the plugin's way."""
-        self._attach(index, "pod", tcx=limited)
+        with self._lock:
+            self._attach(index, "pod", tcx=limited)
 
     def attached(self) -> dict[int, str]:
         """Return role by interface index; a device with half of its programs is not attached."""
@@ -160,7 +169,7 @@ class BpfDatapath(Tables):
                     return False
         return True
 
-    def _load(self, opened: ObjectFile, pins: Path) -> None:
+    def _replace(self, opened: ObjectFile, pins: Path) -> None:
         """Load, and pin the programs in one step: a folder of that name is always whole."""
         schema.set_aside(opened, self._map_pins)
         opened.pin_maps(self._map_pins)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -217,15 +216,22 @@ async def act(machine: Node, what: str, *words: object) -> None:
 
 
 async def history(machine: Node, steps: list[tuple[object, ...]]) -> None:
+    owed: set[object] = set()
     for what, *words in steps:
-        with contextlib.suppress(CniError, OSError, asyncio.CancelledError):
+        try:
             await act(machine, str(what), *words)
+        except (CniError, OSError, asyncio.CancelledError):
+            owed |= set(words) if what == "delete" else set()
+        else:
+            owed -= set(words)
         used = [endpoint.identifier for endpoint in machine.kept.wired()]
         pods = {endpoint.identifier: endpoint.pod.owner for endpoint in machine.kept.wired()}
         assert len({endpoint.pod.owner for endpoint in machine.kept.wired()}) == len(set(used)) == len(pods)
     machine.controller.down, machine.controller.lose_next = False, ""
     machine.records.fail_next.clear()
     machine.restart()
+    for sandbox in owed:  # a runtime whose DEL has failed asks again
+        await act(machine, "delete", sandbox)
     for _ in range(2):
         assert await machine.releases.step()
         assert await machine.publications.step()
@@ -276,4 +282,17 @@ async def test_a_full_disk_and_no_controller_is_told_to_come_again(stocked: Node
     assert await stocked.releases.step()
     assert not stocked.controller.holders
     await stocked.endpoints.delete(delete("c-web"))
+    assert not stocked.records.files
+
+
+async def test_a_failed_add_is_released_without_anybody_asking(stocked: Node) -> None:
+    """The background hears of the record once it is there to be seen."""
+    releasing = asyncio.create_task(stocked.releases.run(0.01))
+    stocked.wiring.fail_next["wire"] = NetworkError("no veth")
+    with pytest.raises(CniError):
+        await stocked.endpoints.add(add("web"))
+    async with asyncio.timeout(10):
+        while stocked.kept.all():
+            await asyncio.sleep(0.01)
+    releasing.cancel()
     assert not stocked.records.files
