@@ -71,7 +71,7 @@ AUDIT = 600.0
 """Seconds between two comparisons of the kernel's mappings with the table: a million take a second of a thread."""
 
 POOL_SIZE = 4
-"""Threads for netlink and disk: the kernel takes link changes one after the other anyway."""
+"""Threads for netlink and disk; one more wires pods."""
 
 
 class Agent:
@@ -80,6 +80,7 @@ class Agent:
     def __init__(self, config: AgentConfig) -> None:
         self._config = config
         self._pool = ThreadPoolExecutor(POOL_SIZE, thread_name_prefix="kernel")
+        self._wire_pool = ThreadPoolExecutor(1, thread_name_prefix="wire")
         self._table: MappingTable | None = None
         self._feed: MappingFeed | None = None
         self._status = Status()
@@ -136,6 +137,7 @@ class Agent:
             reserve=self._reserve,
             timings=StepTimings(registry=self._registry),
             pool=self._pool,
+            wire_pool=self._wire_pool,
         )
         network = Endpoints(
             address=config.address,

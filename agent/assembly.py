@@ -57,7 +57,12 @@ class Assembly:
         reserve: Reserve,
         timings: Timings,
         pool: Executor,
+        wire_pool: Executor,
     ) -> None:
+        """Take the threads that wire pods apart from those for all the rest.
+
+        One of them is enough: the kernel makes one link after the other, and more would only spin on its lock.
+        """
         self._address = address
         self._controller = controller
         self._datapath = datapath
@@ -67,6 +72,7 @@ class Assembly:
         self._reserve = reserve
         self._timings = timings
         self._pool = pool
+        self._wire_pool = wire_pool
 
     async def build(
         self, request: AddRequest, *, pod: Pod, name: str, mtu: int, registration: Registration
@@ -112,7 +118,8 @@ class Assembly:
         undo.callback(self._close, endpoint)
         recording = asyncio.ensure_future(self._record(endpoint))
         try:
-            await self._in_pool(self._connect, endpoint, pod_link(endpoint, registration, self._address), netns_fd)
+            link = pod_link(endpoint, registration, self._address)
+            await uninterrupted(self._wire_pool, self._connect, endpoint, link, netns_fd)
         finally:
             with self._timed("record"):
                 await recording

@@ -212,6 +212,7 @@ def in_process(directory: Path, pool: ThreadPoolExecutor) -> tuple[InProcess, Fa
         reserve=reserve,
         timings=FakeTimings(),
         pool=pool,
+        wire_pool=pool,
     )
     network = Endpoints(
         address=NODE_ADDRESS,

@@ -54,7 +54,7 @@ class BpfDatapath(Tables):
         self._link_pins = pin_directory / "links"
         self._tcx = tcx
         self._lock = threading.Lock()
-        """Pods are attached by threads: none must meet programs that are being replaced."""
+        """Pods are attached by a thread: nobody else replaces programs, or tidies up after devices, meanwhile."""
 
         self._links = Attachments(folder=self._link_pins)
         self._programs: dict[str, Program] = {}
@@ -100,7 +100,8 @@ class BpfDatapath(Tables):
 
     def attach_underlay(self, index: int, *, edge: bool) -> None:
         """Attach from_wire and to_wire, or their edge variants."""
-        self._attach(index, "edge" if edge else "inside")
+        with self._lock:
+            self._attach(index, "edge" if edge else "inside")
 
     @property
     def limits(self) -> bool:
@@ -115,7 +116,8 @@ class BpfDatapath(Tables):
     def attached(self) -> dict[int, str]:
         """Return role by interface index; a device with half of its programs is not attached."""
         there: dict[int, dict[Direction, str]] = {}
-        places = self._links.programs()
+        with self._lock:
+            places = self._links.programs()
         names = {number: _name(number) for number in set(places.values())}
         for (index, direction), number in places.items():
             there.setdefault(index, {})[direction] = names[number]
@@ -123,8 +125,9 @@ class BpfDatapath(Tables):
 
     def detach(self, index: int) -> None:
         """Detach both directions."""
-        for direction in Direction:
-            self._links.remove((index, direction))
+        with self._lock:
+            for direction in Direction:
+                self._links.remove((index, direction))
 
     def unload(self) -> None:
         """Detach everything ours, remove every pin and folder; needs no load() before."""

@@ -100,6 +100,7 @@ class Node:
             reserve=self.reserve,
             timings=FakeTimings(),
             pool=self.pool,
+            wire_pool=self.pool,
         )
         self.endpoints = Endpoints(
             address=NODE_ADDRESS,
