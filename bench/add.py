@@ -244,8 +244,13 @@ def bench() -> int:
     results = Results(name="add", options={**vars(options), "plot": str(options.plot)})
     found = run(options.count, options.waves, options.passes)
     curves = {
-        case: [second * 1e3 for second in found.pop((case, EVERY, "s"))]
-        for case in (ONE, PTP_ONE, TOGETHER, PTP_TOGETHER)
+        label: [second * 1e3 for second in found.pop((case, EVERY, "s"))]
+        for case, label in (
+            (ONE, f"ilanet, {ONE}"),
+            (PTP_ONE, PTP_ONE),
+            (TOGETHER, f"ilanet, {TOGETHER}"),
+            (PTP_TOGETHER, PTP_TOGETHER),
+        )
     }
     if options.plot:
         options.plot.parent.mkdir(exist_ok=True)
