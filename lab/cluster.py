@@ -46,6 +46,7 @@ class Cluster:
         hosts: int = 3,
         shape: Shape = Shape.ROUTED,
         controllers: int = 2,
+        etcd_members: int = 1,
         domain: Domain = DOMAIN,
         mtu: int = 1500,
         agent_settings: Mapping[str, object] | None = None,
@@ -56,6 +57,7 @@ class Cluster:
     ) -> None:
         """Take the shape of it; `agent_settings` go into every agent's settings, `say` hears of each step.
 
+        etcd_members: one on each of so many hosts.
         durable: a folder, removed by close(), where etcd and agents keep what must survive; given one, etcd writes
         through to the disk (fsync), as it does outside of tests.  etcd_options: words of etcd's command line.
         patience: seconds that etcd, and then all agents, may take to be ready.
@@ -71,6 +73,7 @@ class Cluster:
         self.etcd: Etcd | None = None
         self._count = hosts
         self._controller_count = controllers
+        self._etcd_members = etcd_members
         self._agent_settings = dict(agent_settings or {})
         self._durable = durable
         self._etcd_options = tuple(etcd_options)
@@ -102,7 +105,7 @@ class Cluster:
     def start_processes(self) -> None:
         """Start etcd, controllers and agents on hosts that are there."""
         self._authority.create()
-        self._say("etcd with mutual TLS, users and roles, on host1")
+        self._say(f"etcd with mutual TLS, users and roles, on {self._etcd_members} hosts, from host1")
         self.etcd = self._start_etcd()
         self._say(f"{self._controller_count} controllers")
         for number in range(1, self._controller_count + 1):
@@ -161,12 +164,14 @@ class Cluster:
     # --- etcd, controllers, agents ---
 
     def _start_etcd(self) -> Etcd:
-        first = self.hosts[0]
         client, peer = ETCD_PORTS
-        place = Place(address=first.address, prefix=first.namespace.prefix, client_port=client, peer_port=peer)
+        places = [
+            Place(address=host.address, prefix=host.namespace.prefix, client_port=client, peer_port=peer)
+            for host in self.hosts[: self._etcd_members]
+        ]
         made = InHost(
             directory=self._kept / "etcd",
-            places=[place],
+            places=places,
             authority=self._authority,
             fast=self._durable is None,
             options=self._etcd_options,
@@ -223,10 +228,9 @@ class Cluster:
         if self.etcd is None:
             raise ValueError("etcd must be started first")
         place = self.directory / host.name
-        bpf = place / "bpf"
+        bpf = self.bpffs(host)
         if not bpf.is_mount():
-            bpf.mkdir(parents=True)
-            run("mount", "-t", "bpf", "bpf", str(bpf))
+            self.mount_bpffs(host)
         node = self._authority.client(f"{host.name}-node", common_name=f"ilanet:node:{host.name}")
         reader = self._authority.client(f"{host.name}-etcd", common_name=lab_etcd.AGENT)
         places = [self.hosts[number % len(self.hosts)].address for number in range(self._controller_count)]
@@ -242,7 +246,7 @@ class Cluster:
             "address": host.address,
             "underlay": [host.device],
             "locator": str(host.locator),
-            "state_directory": str(self._state(host)),
+            "state_directory": str(self.state(host)),
             "runtime_directory": str(place / "run"),
             "bpf_directory": str(bpf / "ilanet"),
             "bpf_object": str(SOURCE / "build/ilanet.bpf.o"),
@@ -357,14 +361,24 @@ class Cluster:
 
     def queue(self, host: Host) -> Path:
         """Return where DELs wait for a host's agent."""
-        return self._state(host) / "deletes"
+        return self.state(host) / "deletes"
 
     def conflist(self, host: Host) -> Path:
         """Return where a host's agent writes its network configuration."""
         return self.directory / host.name / "cni/10-ilanet.conflist"
 
-    def _state(self, host: Host) -> Path:
+    def state(self, host: Host) -> Path:
+        """Return where a host's agent keeps what must survive."""
         return self._kept / host.name / "state"
+
+    def bpffs(self, host: Host) -> Path:
+        """Return where a host's bpffs is mounted; the pins are in its folder `ilanet`."""
+        return self.directory / host.name / "bpf"
+
+    def mount_bpffs(self, host: Host) -> None:
+        """Mount a host's bpffs, empty."""
+        self.bpffs(host).mkdir(parents=True, exist_ok=True)
+        run("mount", "-t", "bpf", "bpf", str(self.bpffs(host)))
 
 
 def _generation(text: str | None) -> tuple[int, int]:

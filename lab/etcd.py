@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
@@ -171,10 +172,12 @@ class Etcd:
         self.ctl("role", "grant-permission", AGENT, "read", first, after)
         self.ctl("auth", "enable", repeat="auth: authentication is enabled")
 
-    def ctl(self, *words: str, repeat: str | None = None, endpoints: Sequence[str] | None = None) -> str:
+    def ctl(
+        self, *words: str, repeat: str | None = None, endpoints: Sequence[str] | None = None, stdin: str | None = None
+    ) -> str:
         """Run etcdctl as root; an error that contains `repeat` means that it was done before."""
         try:
-            return run(*self._places[0].prefix, *self._ctl(endpoints or self.endpoints), *words)
+            return run(*self._places[0].prefix, *self._ctl(endpoints or self.endpoints), *words, stdin=stdin)
         except CommandError as error:
             if repeat is not None and repeat in str(error):
                 return ""
@@ -183,6 +186,18 @@ class Etcd:
     def revision(self) -> int:
         """Return etcd's present revision."""
         return int(json.loads(self.ctl("get", "ilanet-health", "-w", "json"))["header"]["revision"])
+
+    def leader(self) -> int:
+        """Return which member leads; CommandError if none does."""
+        for member, place in enumerate(self.endpoints):
+            if not self.pid(member):
+                continue
+            with contextlib.suppress(CommandError):
+                words = ("--command-timeout=2s", "endpoint", "status", "-w", "json")
+                status = json.loads(self.ctl(*words, endpoints=[place]))[0]["Status"]
+                if status["leader"] == status["header"]["member_id"]:
+                    return member
+        raise CommandError("no member of etcd leads")
 
     def compact(self) -> int:
         """Forget everything before the present revision, and return it."""

@@ -66,9 +66,8 @@ class Fabric:
             self.router.ip("link", "set", "br0", "up")
         for number in range(1, count + 1):
             self.hosts.append(self._host(number))
-        if self.shape is Shape.ROUTED:
-            first = self.hosts[0]
-            self.router.ip("route", "add", str(self.domain.sir_prefix), "via", first.address, "dev", "h1")
+            if self.shape is Shape.ROUTED:
+                self._route(self.hosts[-1])
 
     def _host(self, number: int) -> Host:
         space = self.domain.locator_space[0]
@@ -82,16 +81,43 @@ class Fabric:
             namespace.ip("addr", "add", f"{host.address}/64", "dev", "eth0", "nodad")
             return host
         host = Host(namespace, number, name, f"fd00:a:0:{number}::2", locator, f"fd00:a:0:{number}::1")
-        self.router.ip("addr", "add", f"{host.gateway}/64", "dev", port, "nodad")
         namespace.ip("addr", "add", f"{host.address}/64", "dev", "eth0", "nodad")
         namespace.ip("route", "add", "default", "via", str(host.gateway), "dev", "eth0")
-        self.router.ip("route", "add", str(locator), "via", host.address, "dev", port)
         return host
 
     def untranslated(self) -> int:
         """Return how many packets to the SIR prefix the router has seen, and dropped."""
         listing = json.loads(self.router.run("nft", "-j", "list", "counter", "ip6", "guard", "untranslated"))
         return int(next(item["counter"]["packets"] for item in listing["nftables"] if "counter" in item))
+
+    def unplug(self, host: Host) -> None:
+        """Take the router's end of a host's link down."""
+        self.router.ip("link", "set", f"h{host.number}", "down")
+
+    def plug(self, host: Host) -> None:
+        """Take it up again, with what the kernel removed when it went down."""
+        self.router.ip("link", "set", f"h{host.number}", "up")
+        if self.shape is Shape.ROUTED:
+            self._route(host)
+
+    def power_off(self, host: Host) -> None:
+        """End a host's namespace with every process in it, and its link."""
+        self.router.ip("link", "del", f"h{host.number}")
+        host.namespace.close()
+
+    def power_on(self, host: Host) -> None:
+        """Make the namespace and the link of a host anew, as they were."""
+        self._host(host.number)
+        if self.shape is Shape.ROUTED:
+            self._route(host)
+
+    def _route(self, host: Host) -> None:
+        """Give the router its address and routes on a host's link; the first host gets the SIR prefix."""
+        port = f"h{host.number}"
+        self.router.ip("addr", "replace", f"{host.gateway}/64", "dev", port, "nodad")
+        prefixes = [str(host.locator)] + [str(self.domain.sir_prefix)] * (host is self.hosts[0])
+        for prefix in prefixes:
+            self.router.ip("route", "replace", prefix, "via", host.address, "dev", port)
 
     def close(self) -> None:
         """Remove every namespace of this fabric, also those of a killed run."""
