@@ -73,6 +73,10 @@ test-vm: build ## the tests that boot Debian's kernel 6.1: Linux's own ILA as ju
 verifier-counts: build ## measure what the verifier walks here and on 6.1; writes tests/bpf/verifier.json
 	$(PY) -m tests.bpf.counts
 
+.PHONY: test-faults
+test-faults: build ## harm to every part under traffic, some 200 times, and what it cost; half an hour
+	@$(PY) -m bench.faults $(OPTIONS)
+
 .PHONY: bench-rr bench-add bench-load
 bench-rr: build ## pod to pod: TCP_RR and bulk TCP against plain IPv6 and VXLAN; 5 minutes
 	@$(PY) -m bench.rr $(OPTIONS)

@@ -1,0 +1,351 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kinds of fault: each does its harm, lets time pass under it, and undoes it; for drive.py only.
+
+A kind says what it explains: verdicts whose packets may be dropped, codes after which a runtime tries again.  Only
+where the fault is the wire itself may packets of established traffic be lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+from agent.kernel.bpf_map import Map
+from agent.kernel.libbpf import BpfError
+from ila.address import LUID
+from lab.etcd import Etcd
+from lab.fabric import Host
+from lab.faults.power import restart_pods
+from lab.faults.stage import Stage
+from lab.namespace import CommandError, run
+from lab.process import Process
+
+Harm = Callable[[Stage], AbstractContextManager[None]]
+
+IO_FAILURE = 5
+CHUNK = 1 << 16
+"""Entries written to a map in one call."""
+
+_FILL = "ilanet-fault-fill/"
+_CUT = """
+table inet ilanet_fault {{
+  chain out {{ type filter hook output priority 0; tcp dport {port} drop; }}
+  chain in {{ type filter hook input priority 0; tcp sport {port} drop; }}
+}}
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """One kind of fault."""
+
+    name: str
+    harm: Harm
+    hold: tuple[float, float] = (0.3, 2.0)
+    """Seconds that the harm lasts, from and to."""
+
+    wire: bool = False
+    """Whether the fault is the wire itself."""
+
+    explains: frozenset[str] = frozenset()
+    """Verdicts with which packets may be dropped meanwhile."""
+
+    codes: frozenset[int] = frozenset()
+    """CNI errors beside 'try again later' after which a runtime may have to try again."""
+
+
+KINDS: list[Kind] = []
+"""Every kind, in the order of a round."""
+
+
+def kind(name: str, **how: object) -> Callable[[Callable[[Stage], Iterator[None]]], Harm]:
+    """Make a kind of a generator that does harm, yields, and undoes it."""
+
+    def made(body: Callable[[Stage], Iterator[None]]) -> Harm:
+        harm = contextmanager(body)
+        KINDS.append(Kind(name=name, harm=harm, **how))  # type: ignore[arg-type]
+        return harm
+
+    return made
+
+
+# --- processes ---
+
+
+@kind("agent kill")
+def agent_kill(stage: Stage) -> Iterator[None]:
+    """Kill an agent and start it again, sometimes killed twice more on its way up."""
+    host = stage.any_host()
+    process = stage.cluster.agents[host.name]
+    process.kill()
+    yield
+    for _ in range(stage.random.randrange(3)):
+        stage.cluster.start_agent(host)
+        stage.hold(stage.random.uniform(0.05, 0.8))
+        process.kill()
+    stage.cluster.start_agent(host)
+
+
+@contextmanager
+def frozen(process: Process) -> Iterator[None]:
+    """Stop a process and let it go on."""
+    process.signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.signal(signal.SIGCONT)
+
+
+@kind("agent freeze")
+def agent_freeze(stage: Stage) -> Iterator[None]:
+    """Freeze an agent."""
+    with frozen(stage.cluster.agents[stage.any_host().name]):
+        yield
+
+
+@kind("controller kill")
+def controller_kill(stage: Stage) -> Iterator[None]:
+    """Kill one controller or both."""
+    chosen = stage.random.sample(stage.cluster.controllers, stage.random.randint(1, 2))
+    for process in chosen:
+        process.kill()
+    yield
+    for process in chosen:
+        process.start()
+
+
+@kind("controller freeze")
+def controller_freeze(stage: Stage) -> Iterator[None]:
+    """Freeze one controller or both."""
+    with contextlib.ExitStack() as stack:
+        for process in stage.random.sample(stage.cluster.controllers, stage.random.randint(1, 2)):
+            stack.enter_context(frozen(process))
+        yield
+
+
+# --- etcd ---
+
+
+def etcd(stage: Stage) -> Etcd:
+    """Return the cluster's etcd."""
+    if stage.cluster.etcd is None:
+        raise CommandError("there is no etcd")
+    return stage.cluster.etcd
+
+
+@kind("etcd member kill")
+def etcd_kill(stage: Stage) -> Iterator[None]:
+    """Kill one of three members."""
+    member = stage.random.randrange(3)
+    etcd(stage).kill(member)
+    yield
+    etcd(stage).start()
+
+
+@kind("etcd member freeze")
+def etcd_freeze(stage: Stage) -> Iterator[None]:
+    """Freeze one of three members: its connections stay, and nothing answers."""
+    member = stage.random.randrange(3)
+    etcd(stage).freeze(member)
+    yield
+    etcd(stage).thaw(member)
+
+
+@kind("etcd leader kill")
+def etcd_leader_kill(stage: Stage) -> Iterator[None]:
+    """Kill the member that leads."""
+    etcd(stage).kill(etcd(stage).leader())
+    yield
+    etcd(stage).start()
+
+
+@kind("etcd all killed")
+def etcd_all_killed(stage: Stage) -> Iterator[None]:
+    """Kill every member."""
+    etcd(stage).kill()
+    yield
+    etcd(stage).start()
+
+
+@kind("etcd out of space")
+def etcd_no_space(stage: Stage) -> Iterator[None]:
+    """Fill etcd up to its quota; undone as its documentation says: delete, compact, defragment, disarm."""
+    number = 0
+    try:
+        while True:
+            etcd(stage).ctl("put", f"{_FILL}{number}", stdin="x" * (1 << 20))
+            number += 1
+    except CommandError as error:
+        if "database space exceeded" not in str(error):
+            raise
+    yield
+    etcd(stage).ctl("del", "--prefix", _FILL)
+    etcd(stage).compact()
+    for place in etcd(stage).endpoints:
+        etcd(stage).ctl("defrag", endpoints=[place])
+    etcd(stage).ctl("alarm", "disarm")
+
+
+# --- the network between an agent and its servers ---
+
+
+@contextmanager
+def cut_off(host: Host, port: int) -> Iterator[None]:
+    """Drop what a host sends to a port anywhere, itself included, and what comes from there."""
+    host.namespace.run("nft", "-f", "-", stdin=_CUT.format(port=port))
+    try:
+        yield
+    finally:
+        host.namespace.run("nft", "delete", "table", "inet", "ilanet_fault")
+
+
+@kind("cut off from etcd")
+def cut_off_etcd(stage: Stage) -> Iterator[None]:
+    """Cut a host off from every member of etcd."""
+    with cut_off(stage.any_host(), 2379):
+        yield
+
+
+@kind("cut off from controllers")
+def cut_off_controllers(stage: Stage) -> Iterator[None]:
+    """Cut a host off from every controller."""
+    with cut_off(stage.any_host(), 7443):
+        yield
+
+
+@kind("link down", hold=(0.2, 0.2), wire=True)
+def link_down(stage: Stage) -> Iterator[None]:
+    """Take the link of a host down for 200 ms."""
+    host = stage.any_host()
+    stage.cluster.fabric.unplug(host)
+    yield
+    stage.cluster.fabric.plug(host)
+
+
+# --- the kernel's part ---
+
+
+@kind("bpffs unmounted", codes=frozenset({IO_FAILURE}))
+def bpffs_unmounted(stage: Stage) -> Iterator[None]:
+    """Unmount the bpffs that holds an agent's pins; the host mounts a new one once the agent has said so."""
+    host = stage.any_host()
+    place = str(stage.cluster.bpffs(host))
+    stage.until(lambda: _unmounted(place), f"{place} unmounted")
+    stage.until(lambda: "bpffs" in stage.problems(host).get("host", ""), f"{host.name} misses its bpffs")
+    yield
+    stage.cluster.mount_bpffs(host)
+
+
+def _unmounted(place: str) -> bool:
+    """Unmount; not while somebody just looks at a pin."""
+    try:
+        run("umount", place)
+    except CommandError:
+        return False
+    return True
+
+
+@kind("map full")
+def map_full(stage: Stage) -> Iterator[None]:
+    """Fill a host's map of mappings to the last entry; the agent must say so."""
+    host = stage.any_host()
+    stage.flooded = True
+    with Map.pinned(stage.cluster.bpffs(host) / "ilanet/maps/mappings") as mappings:
+        flood = Flood(mappings)
+        try:
+            # Each pod that goes leaves room for one that comes.
+            stage.until(
+                lambda: flood.rise() and "mappings" in stage.problems(host), f"{host.name} says its map is full"
+            )
+            yield
+        finally:
+            flood.fall()
+            stage.flooded = False
+
+
+class Flood:
+    """Mappings that nobody has, as many as a map takes."""
+
+    def __init__(self, mappings: Map) -> None:
+        self._mappings = mappings
+        self._count = 0
+
+    def rise(self) -> bool:
+        """Fill the map to its last entry."""
+        size = CHUNK
+        while size:
+            try:
+                self._mappings.put_all(self._keys(self._count, self._count + size), bytes(32 * size))
+                self._count += size
+            except BpfError as error:
+                if error.number != errno.E2BIG:
+                    raise
+                size //= 2
+        return True
+
+    def fall(self) -> None:
+        """Delete all of them, and those that a batch had begun with."""
+        for start in range(0, self._count + CHUNK, CHUNK):
+            self._mappings.delete_all(self._keys(start, start + CHUNK))
+
+    @staticmethod
+    def _keys(start: int, end: int) -> bytes:
+        """Return identifiers whose low 16 bits are 0, which no pod ever has."""
+        return b"".join((LUID << 61 | number << 16).to_bytes(8) for number in range(start, end))
+
+
+@kind("programs replaced", hold=(0.0, 0.5))
+def programs_replaced(stage: Stage) -> Iterator[None]:
+    """Start an agent with other constants, then with the old ones: both times its programs are replaced."""
+    host = stage.any_host()
+    other = "bpf" if stage.host_path == "stack" else "stack"
+    change: dict[str, object] = stage.random.choice([{"host_path": other}, {"reject_mark": 0x0200_0000}])
+    stage.cluster.agents[host.name].stop()
+    stage.cluster.start_agent(host, **change)
+    stage.until(lambda: not stage.problems(host), f"{host.name} serves with {change}")
+    yield
+    stage.cluster.agents[host.name].stop()
+    stage.cluster.start_agent(host, host_path=stage.host_path)
+
+
+# --- power and disk ---
+
+
+@kind("node power-off")
+def power_off(stage: Stage) -> Iterator[None]:
+    """End everything on the third host at once but its disk; then power comes back, and the runtime with its pods."""
+    host = stage.hosts[2]
+    churn = stage.churns[host.name]
+    churn.lose_power()
+    stage.cluster.agents[host.name].kill()
+    etcd(stage).kill(2)
+    stage.cluster.fabric.power_off(host)
+    left, kept = churn.left(), stage.pods["echo3"]
+    for pod in (kept, left):
+        if pod is not None:
+            pod.namespace.close()
+    run("umount", str(stage.cluster.bpffs(host)))
+    shutil.rmtree(stage.cluster.socket(host).parent)
+    yield
+    stage.cluster.fabric.power_on(host)
+    stage.cluster.mount_bpffs(host)
+    etcd(stage).start()
+    stage.cluster.start_agent(host)
+    restart_pods(stage, host, kept, left)
+    churn.begin()
+
+
+@kind("agent's disk full", codes=frozenset({IO_FAILURE}))
+def agent_disk_full(stage: Stage) -> Iterator[None]:
+    """Fill the file system that holds an agent's records."""
+    ballast = stage.cluster.state(stage.any_host()) / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    yield
+    ballast.unlink()
