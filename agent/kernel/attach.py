@@ -52,5 +52,10 @@ class Attachments:
         for place in recorded(self._folder):
             self.remove(place)
 
+    def restore(self) -> None:
+        """Record again what this process has attached or found attached, in a bpffs that is new."""
+        self._tcx.restore()
+        self._clsact.restore()
+
     def _way(self, place: Place) -> TcxLinks | ClsactFilters:
         return self._clsact if record(self._folder, place).is_dir() else self._tcx

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Programs on devices by clsact filters; for agent/kernel/attach.py.
 
-An empty folder in the bpffs marks each filter, INDEX-DIRECTION, and each qdisc that we made, INDEX-qdisc.
+An empty folder in the bpffs marks each filter, INDEX-DIRECTION, and each qdisc that we made, INDEX-qdisc.  Filters
+outlive a bpffs: restore() makes the marks again that this process knows of, and a filter with our handle and a
+program of ours by its name is ours without a mark.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ class ClsactFilters:
 
     def __init__(self, *, folder: Path) -> None:
         self._folder = folder
+        self._marks: set[Path] = set()
 
     def put(self, place: Place, program: Program) -> None:
         """Add the filter, or replace its program."""
@@ -42,9 +45,9 @@ class ClsactFilters:
         self._make_qdisc(index, what)
         path = record(self._folder, place)
         attached = _attached(place)
-        if attached is not None and not path.exists():
+        if attached is not None and not path.exists() and _name(attached) != program.kernel_name:
             raise DatapathError(f"{what}: somebody's program {attached} has our handle {_HANDLE:#x} there")
-        path.mkdir(exist_ok=True)
+        self._mark(path)
         if attached == program.id:
             return
         flags = 0 if attached is None else _REPLACE
@@ -53,6 +56,7 @@ class ClsactFilters:
 
     def program(self, place: Place) -> int | None:
         """Return the id of the program of a recorded place; None if it or the device is gone."""
+        self._marks |= {path for path in (record(self._folder, place), self._qdisc_mark(place[0])) if path.exists()}
         return _attached(place)
 
     def remove(self, place: Place) -> None:
@@ -62,7 +66,20 @@ class ClsactFilters:
             call("bpf_tc_detach", _hook(place), options, what=f"detach from interface {place[0]}")
         if not any(other[0] == place[0] for other in recorded(self._folder) if other != place):
             self._remove_qdisc(place[0])
-        record(self._folder, place).rmdir()
+        self._unmark(record(self._folder, place))
+
+    def restore(self) -> None:
+        """Make every mark again that this process knows of."""
+        for path in self._marks:
+            path.mkdir(exist_ok=True)
+
+    def _mark(self, path: Path) -> None:
+        path.mkdir(exist_ok=True)
+        self._marks.add(path)
+
+    def _unmark(self, path: Path) -> None:
+        self._marks.discard(path)
+        path.rmdir()
 
     def _qdisc_mark(self, index: int) -> Path:
         return self._folder / f"{index}-qdisc"
@@ -74,7 +91,7 @@ class ClsactFilters:
             if error.number != errno.EEXIST:
                 raise
         else:
-            self._qdisc_mark(index).mkdir(exist_ok=True)
+            self._mark(self._qdisc_mark(index))
 
     def _remove_qdisc(self, index: int) -> None:
         mark = self._qdisc_mark(index)
@@ -87,7 +104,7 @@ class ClsactFilters:
         except BpfError as error:
             if error.number not in _NOT_THERE:
                 raise
-        mark.rmdir()
+        self._unmark(mark)
 
 
 def _hook(place: Place) -> TcHook:
@@ -104,6 +121,15 @@ def _attached(place: Place) -> int | None:
             return None
         raise
     return int(options.prog_id)
+
+
+def _name(number: int) -> str:
+    """Return the name of a program; empty if it is gone."""
+    try:
+        with Program.by_id(number) as program:
+            return program.kernel_name
+    except BpfError:
+        return ""
 
 
 def _has_filters(index: int) -> bool:

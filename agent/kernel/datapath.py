@@ -13,6 +13,7 @@ import hashlib
 import os
 import shutil
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 from agent.core.datapath import DatapathError, DatapathSettings
@@ -84,6 +85,7 @@ class BpfDatapath(Tables):
                 folder.mkdir(exist_ok=True)
             made_of = hashlib.sha256(self._object_path.read_bytes() + opened.constants)
             pins = self._program_pins / made_of.hexdigest()[:32]
+            self._restore()
             if not self._usable(pins, opened.map_names()):
                 self._replace(opened, pins)
             elif pins == self._opened:
@@ -173,20 +175,38 @@ class BpfDatapath(Tables):
         return True
 
     def _replace(self, opened: ObjectFile, pins: Path) -> None:
-        """Load, and pin the programs in one step: a folder of that name is always whole."""
+        """Load and pin; maps of another form are filled from the old ones."""
         schema.set_aside(opened, self._map_pins)
         opened.pin_maps(self._map_pins)
         opened.load()
         schema.carry_over(self._map_pins)
+        with contextlib.ExitStack() as stack:
+            programs = [
+                stack.enter_context(Program(os.dup(number), name)) for name, number in opened.programs().items()
+            ]
+            self._pin_programs(programs, pins)
+
+    def _pin_programs(self, programs: Iterable[Program], pins: Path) -> None:
+        """Pin in one step: a folder of that name is always whole."""
         unfinished = self._program_pins / "unfinished"
         for folder in (unfinished, pins):
             if folder.exists():
                 shutil.rmtree(folder)
         unfinished.mkdir()
-        for name, number in opened.programs().items():
-            with Program(os.dup(number), name) as program:
-                program.pin(unfinished / name)
+        for program in programs:
+            program.pin(unfinished / program.name)
         unfinished.rename(pins)
+
+    def _restore(self) -> None:
+        """Pin again what this process has open, if the bpffs was unmounted under it: the maps keep what is in them."""
+        if self._opened is None:
+            return
+        for name, one in self._maps.items():
+            if not (self._map_pins / name).exists():
+                one.pin(self._map_pins / name)
+        self._links.restore()
+        if not self._opened.exists():
+            self._pin_programs(self._programs.values(), self._opened)
 
     def _open(self, pins: Path) -> None:
         self._close()

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Programs on devices by tcx links, where the kernel has them (6.6); for agent/kernel/attach.py.
 
-The record of a link is its pin, INDEX-DIRECTION.
+The record of a link is its pin, INDEX-DIRECTION.  The agent holds every link open besides: should the bpffs be
+unmounted under it, the programs stay where they are, and restore() pins their links again.
 """
 
 from __future__ import annotations
@@ -32,29 +33,48 @@ class TcxLinks:
 
     def __init__(self, *, folder: Path) -> None:
         self._folder = folder
+        self._held: dict[Place, Link] = {}
 
     def put(self, place: Place, program: Program) -> None:
         """Attach, or update the link."""
         index, direction = place
         path = record(self._folder, place)
         if path.exists():
-            with Link.pinned(path) as link:
-                if link.interface_index == index:
-                    if link.program_id != program.id:
-                        link.replace(program)
-                    return
+            link = self._link(place)
+            if link.interface_index == index:
+                if link.program_id != program.id:
+                    link.replace(program)
+                return
+            self._forget(place)
             path.unlink()
-        with Link.create(program, index, _TYPES[direction]) as link:
-            link.pin(path)
+        link = Link.create(program, index, _TYPES[direction])
+        link.pin(path)
+        self._held[place] = link
 
     def program(self, place: Place) -> int | None:
         """Return the id of the program of a recorded place; None if the device is gone."""
-        with Link.pinned(record(self._folder, place)) as link:
-            return link.program_id if link.interface_index == place[0] else None
+        link = self._link(place)
+        return link.program_id if link.interface_index == place[0] else None
 
     def remove(self, place: Place) -> None:
         """Detach and unpin at a recorded place."""
-        path = record(self._folder, place)
-        with Link.pinned(path) as link:
-            link.detach()
-        path.unlink()
+        self._link(place).detach()
+        self._forget(place)
+        record(self._folder, place).unlink()
+
+    def restore(self) -> None:
+        """Pin again whatever this process holds and nobody has pinned."""
+        for place, link in self._held.items():
+            if not record(self._folder, place).exists():
+                link.pin(record(self._folder, place))
+
+    def _link(self, place: Place) -> Link:
+        """Return the link of a recorded place, from now on held."""
+        if place not in self._held:
+            self._held[place] = Link.pinned(record(self._folder, place))
+        return self._held[place]
+
+    def _forget(self, place: Place) -> None:
+        link = self._held.pop(place, None)
+        if link is not None:
+            link.close()

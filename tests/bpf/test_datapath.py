@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import re
 import signal
@@ -285,6 +286,38 @@ def test_lost_map_pin(make: Make, bpffs: Path) -> None:
     (bpffs / "ilanet" / "maps" / "nodes").unlink()
     datapath.load(SETTINGS)
     _check_whole(datapath, bpffs)
+
+
+def test_bpffs_unmounted_under_an_agent(make: Make, bpffs: Path) -> None:
+    """Programs stay attached while the pins are away; in a new bpffs they are pinned again, with the same maps."""
+    datapath = _attached(make)
+    value = pack_mapping(bytes(range(16)), 1, 1)
+    datapath.write_mappings([A.value], [value])
+    before = _ids(datapath)
+    subprocess.run(["umount", bpffs], check=True)
+    with pytest.raises(DatapathError, match="no bpffs"):
+        datapath.load(SETTINGS)
+    subprocess.run(["mount", "-t", "bpf", "bpf", bpffs], check=True)
+    datapath.load(SETTINGS)
+    assert _ids(datapath) == before
+    _check_whole(datapath, bpffs)
+    next_agent = make()
+    next_agent.load(SETTINGS)
+    assert _ids(next_agent) == before
+    assert next_agent.read_mappings() == {A.value: value}
+
+
+def test_bpffs_unmounted_without_an_agent(make: Make, bpffs: Path) -> None:
+    """Filters outlive their marks: the next agent knows them for ours, puts its programs there and removes them."""
+    datapath = _attached(make)
+    del datapath
+    gc.collect()
+    subprocess.run(["umount", bpffs], check=True)
+    subprocess.run(["mount", "-t", "bpf", "bpf", bpffs], check=True)
+    datapath = _attached(make)
+    _check_whole(datapath, bpffs)
+    datapath.unload()
+    assert _shown("tc", "filter", "show", "dev", "host-a", "ingress") == ""
 
 
 def test_replaced_map_pin(make: Make, bpffs: Path) -> None:
