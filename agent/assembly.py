@@ -184,12 +184,18 @@ class Assembly:
             with self._timed("datapath"):
                 self._datapath.attach_pod(wired.host_index, limited=endpoint.limited)
                 self._datapath.write_endpoint(endpoint.identifier.value, entry)
-        except DatapathError as error:
+        except (DatapathError, OSError) as error:
             message = f"pod {endpoint.pod} gets no way through the datapath"
             raise CniError(Code.IO_FAILURE, message, str(error)) from error
 
     async def _give_up(self, endpoint: Endpoint) -> bool:
-        """Turn an identifier back, now or, if the controller is away, later; return whether the disk knows."""
+        """Turn an identifier back, now or, if the controller is away, later; return whether the disk knows.
+
+        One that no record names was never used: it is free again at once.
+        """
+        if self._table.get(endpoint.host_name) is None:
+            self._reserve.give_back(endpoint.identifier)
+            return True
         releasing = replace(endpoint, state=State.RELEASING)
         try:
             await self._table.save(releasing)

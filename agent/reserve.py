@@ -76,6 +76,12 @@ class Reserve(Backlog):
         self._taken.add(identifier)
         return identifier
 
+    def give_back(self, identifier: Identifier) -> None:
+        """Take back an identifier that was taken and never used: no record names it; any other is let be."""
+        if identifier in self._taken and identifier not in self._used():
+            self._taken.discard(identifier)
+            self._free.append(identifier)
+
     async def forget(self, identifier: Identifier) -> None:
         """Strike an identifier from the disk before the record goes that says what became of it.
 

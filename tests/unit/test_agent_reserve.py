@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -296,3 +297,42 @@ async def test_a_failed_add_is_released_without_anybody_asking(stocked: Node) ->
             await asyncio.sleep(0.01)
     releasing.cancel()
     assert not stocked.records.files
+
+
+async def test_an_add_that_a_full_disk_refuses_loses_no_identifier(stocked: Node) -> None:
+    """ADD says what failed, and the identifier is free again at once: no record anywhere names it."""
+    before = len(stocked.reserve)
+    stocked.records.fail_next["save"] = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(CniError, match="record of pod default/web") as error:
+        await stocked.endpoints.add(add("web"))
+    assert error.value.code is Code.IO_FAILURE
+    assert len(stocked.reserve) == before
+    assert not stocked.kept.all()
+    assert not stocked.wiring.links()
+    assert not stocked.datapath.read_endpoints()
+    assert await stocked.reserve.step()
+    assert len(stocked.reserve) == before
+
+
+async def test_an_add_whose_undoing_a_full_disk_refuses_says_what_failed_first(stocked: Node) -> None:
+    """The record stays as it is until the runtime's DEL, which frees everything."""
+    stocked.wiring.fail_next["wire"] = NetworkError("no such device")
+    real = stocked.records.save
+    saves = 0
+
+    def save(key: str, raw: bytes) -> None:
+        nonlocal saves
+        saves += 1
+        if saves > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(key, raw)
+
+    stocked.records.save = save  # type: ignore[method-assign]
+    with pytest.raises(CniError, match="could not be wired") as error:
+        await stocked.endpoints.add(add("web"))
+    assert error.value.code is Code.IO_FAILURE
+    stocked.records.save = real  # type: ignore[method-assign]
+    await stocked.endpoints.delete(delete("c-web"))
+    assert await stocked.releases.step()
+    assert not stocked.kept.all()
+    assert not stocked.controller.holders
