@@ -73,7 +73,7 @@ class Churn:
     # --- what the driver asks ---
 
     def begin(self) -> None:
-        """Let pods come and go."""
+        """Make pods come and go."""
         self._idle.clear()
         self._go.set()
 
@@ -95,13 +95,13 @@ class Churn:
         return pod
 
     def tally(self) -> Tally:
-        """Return what became of the pods since the last call."""
+        """Say what became of the pods since this was last asked."""
         with self._lock:
             found, self._tally = self._tally, Tally()
         return found
 
     def close(self) -> None:
-        """End for good; the pod at work is left to the cluster's close()."""
+        """End for good; the pod at work is left to whoever removes the cluster."""
         self._end.set()
         self._off.set()
         self._go.set()

@@ -125,8 +125,9 @@ def _host(stage: Stage, etcd: Etcd, host: Host) -> Iterator[str]:
         if endpoint.state is not State.WIRED:
             yield f"record of {endpoint.pod} is {endpoint.state.value}"
     yield from _differ("records on disk", set(records), set(pods))
-    yield from (f"record of {item.pod} names container {item.container_id}"
-                for number, item in records.items() if number in pods and item.container_id != pods[number])  # fmt: skip
+    for number, item in records.items():
+        if number in pods and item.container_id != pods[number]:
+            yield f"record of {item.pod} names container {item.container_id}"
     names = {item.host_name for item in records.values()}
     links = {link["ifname"]: int(link["ifindex"]) for link in json.loads(host.namespace.run("ip", "-j", "link"))}
     yield from _differ("links", {name for name in links if name.startswith("ila")}, names)
