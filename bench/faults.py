@@ -36,17 +36,6 @@ METRICS: tuple[tuple[str, str], ...] = (
 COLUMNS = ("faults", "pods", "sent", "lost", "resets", "retransmitted", "leaks", "complaints")
 
 
-def say(outcome: Outcome) -> None:
-    """Print one fault."""
-    print(
-        f"  {outcome.kind.name:<26}{outcome.seconds:>6.1f} s {outcome.pods:>4} pods {outcome.sent:>9,} sent "
-        f"{outcome.rate:>8,.0f}/s {outcome.lost:>5} lost {outcome.resets:>3} resets {outcome.retransmitted:>4} again",
-        flush=True,
-    )
-    for complaint in outcome.complaints:
-        print(f"      {complaint}", flush=True)
-
-
 def table(outcomes: Sequence[Outcome]) -> str:
     """Return what each kind cost, a line each, and all together."""
     names = list(dict.fromkeys(outcome.kind.name for outcome in outcomes))
@@ -108,7 +97,13 @@ def bench() -> int:
                 host_path=options.host_path,
             )
         )
-        found = run(stage, names=options.kinds, count=options.faults, seconds=options.seconds, say=say)
+        found = run(
+            stage,
+            names=options.kinds,
+            count=options.faults,
+            seconds=options.seconds,
+            say=lambda outcome: results.say(str(outcome)),
+        )
     print(f"\n{table(found.outcomes)}\n")
     for complaint in found.all_complaints:
         print(complaint)

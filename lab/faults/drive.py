@@ -52,6 +52,14 @@ class Outcome:
     leaks: list[str]
     failures: list[str]
 
+    def __str__(self) -> str:
+        """Return one line, and one for each complaint."""
+        line = (
+            f"{self.kind.name:<26}{self.seconds:>6.1f} s {self.pods:>4} pods {self.sent:>9,} sent {self.rate:>8,.0f}/s "
+            f"{self.lost:>6,} lost {self.resets:>3} resets {self.retransmitted:>4} sent again"
+        )
+        return "\n      ".join((line, *self.complaints))
+
     @property
     def complaints(self) -> list[str]:
         """What must not be: empty if the fault cost nothing."""

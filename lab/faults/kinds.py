@@ -220,8 +220,8 @@ def cut_off_controllers(stage: Stage) -> Iterator[None]:
 
 @kind("link down", hold=(0.2, 0.2), wire=True)
 def link_down(stage: Stage) -> Iterator[None]:
-    """Take the link of a host down for 200 ms."""
-    host = stage.any_host()
+    """Take the link of a host with traffic down for 200 ms."""
+    host = stage.random.choice(stage.hosts[:2])
     stage.cluster.fabric.unplug(host)
     yield
     stage.cluster.fabric.plug(host)

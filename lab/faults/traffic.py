@@ -81,7 +81,7 @@ def tcp(namespace: Namespace) -> Tcp:
     counters = inside(namespace, read)
     return Tcp(
         retransmitted=counters["Tcp:RetransSegs"],
-        spurious=counters["TcpExt:TCPDSACKRecv"],
+        spurious=counters["TcpExt:TCPDSACKRecv"] + counters["TcpExt:TCPDSACKOfoRecv"],
         resets=counters["Tcp:EstabResets"] + counters["Tcp:OutRsts"],
     )
 

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The short form of `make test-faults`: the same driver, a few quick kinds, and proof that it would see a loss."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from lab.faults import invariants
+from lab.faults.drive import one, run, staged
+from lab.faults.kinds import Kind
+from lab.faults.stage import Stage
+
+RATE = 2000
+"""Datagrams a second each way: every machine bears that beside other tests."""
+
+QUICK = (
+    "agent kill",
+    "agent freeze",
+    "controller kill",
+    "etcd leader kill",
+    "etcd member freeze",
+    "cut off from controllers",
+    "link down",
+    "bpffs unmounted",
+    "agent's disk full",
+)
+
+_LOSSY = """
+table ip6 ilanet_loss {
+  chain out { type filter hook postrouting priority 0; meta l4proto udp limit rate over 100/second drop; }
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator[Stage]:
+    """Yield a cluster with all its traffic; nothing is left of it afterwards."""
+    with staged(name=f"t{os.getpid()}-f", rate=RATE, pause=0.3, seed=4) as found:
+        yield found
+    assert found.cluster.leftovers() == []
+
+
+@contextmanager
+def lossy(stage: Stage) -> Iterator[None]:
+    """Drop datagrams on their way out of a host, as a fault of ours would."""
+    namespace = stage.hosts[0].namespace
+    namespace.run("nft", "-f", "-", stdin=_LOSSY)
+    yield
+    namespace.run("nft", "delete", "table", "ip6", "ilanet_loss")
+
+
+@pytest.mark.timeout(300)
+def test_a_loss_is_seen(stage: Stage) -> None:
+    """Datagrams that somebody drops are counted as lost, and nothing else is complained of."""
+    outcome = one(stage, Kind(name="lossy", harm=lossy, hold=(0.3, 0.3)))
+    assert outcome.lost > 0
+    assert outcome.complaints == [f"{outcome.lost} of {outcome.sent} datagrams were lost"]
+
+
+@pytest.mark.timeout(300)
+def test_a_leak_is_seen(stage: Stage) -> None:
+    """A link, a record and an identifier too many are each named."""
+    assert stage.cluster.etcd is not None
+    host = stage.hosts[1]
+    record = next((stage.cluster.state(host) / "endpoints").iterdir())
+    stray = record.with_name("ila0123456789ab.json")
+    assert invariants.leaks(stage) == []
+    stray.write_text(record.read_text().replace('"wired"', '"releasing"'))
+    stage.cluster.etcd.ctl("put", "/ilanet/v1/taken/identifiers/2000000000000001", "uid/nobody")
+    host.namespace.ip("link", "add", "ilafeedfeedfeed", "type", "veth", "peer", "name", "stray")
+    try:
+        found = "\n".join(invariants.leaks(stage))
+    finally:
+        stray.unlink()
+        stage.cluster.etcd.ctl("del", "/ilanet/v1/taken/identifiers/2000000000000001")
+        host.namespace.ip("link", "del", "ilafeedfeedfeed")
+    assert f"{host.name}: record of default/" in found
+    assert "identifiers taken in etcd: 1 too many: 2000000000000001" in found
+    assert f"{host.name}: links: 1 too many: ilafeedfeedfeed" in found
+
+
+@pytest.mark.timeout(600)
+def test_no_fault_costs_anything(stage: Stage) -> None:
+    """Under each quick kind of fault: no datagram lost, no reset, nothing sent again, no drop, no leak."""
+    started = time.monotonic()
+    found = run(stage, names=QUICK, count=len(QUICK), seconds=500, say=print)
+    print(f"{len(found.outcomes)} faults in {time.monotonic() - started:.0f} s")
+    assert found.all_complaints == []
+    assert {outcome.kind.name for outcome in found.outcomes} == set(QUICK)
+    assert all(outcome.sent > 0 and outcome.pods > 0 for outcome in found.outcomes)
+    assert found.blocks > 0
+    assert found.looks > 0

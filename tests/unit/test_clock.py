@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A clock that jumps: nothing of ours reads the time of day, but for times of files, and there an hour does no harm."""
+
+from __future__ import annotations
+
+import ast
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from agent.deletes import DeleteQueue
+from ila.channel import fingerprint
+from tests.unit.test_agent_deletes import FakeNetwork, put
+
+SOURCE = Path(__file__).parent.parent.parent
+HOUR = 3600
+NOON = 12 * HOUR
+
+WALL_CLOCK = {
+    *("time", "time_ns", "localtime", "gmtime", "ctime", "asctime", "strftime", "clock_gettime", "clock_gettime_ns"),
+    *("now", "utcnow", "today", "fromtimestamp", "utcfromtimestamp"),
+    *("st_mtime", "st_mtime_ns", "st_ctime", "st_ctime_ns", "st_atime", "st_atime_ns", "st_birthtime"),
+}
+"""Names, behind a dot, by which Python hears of the time of day; a monotonic clock's are others."""
+
+
+def uses() -> Iterator[tuple[str, str]]:
+    """Yield file and name wherever our code asks for the time of day."""
+    for package in ("agent", "cni", "controller", "ila"):
+        for file in sorted((SOURCE / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(file.read_text())):
+                name = node.attr if isinstance(node, ast.Attribute) else ""
+                if isinstance(node, ast.ImportFrom) and node.module in ("time", "datetime"):
+                    name = node.module
+                if name in WALL_CLOCK or name == "datetime":
+                    yield str(file.relative_to(SOURCE)), name
+
+
+def test_nothing_else_reads_the_time_of_day() -> None:
+    """Deadlines and pauses use monotonic clocks; whoever adds a use of the wall clock adds its jump to this file."""
+    assert set(uses()) == {("agent/deletes.py", "st_mtime_ns"), ("ila/channel.py", "st_mtime_ns")}
+
+
+def test_the_executable_knows_only_a_monotonic_clock() -> None:
+    """Its deadlines do not jump."""
+    text = "".join(file.read_text() for file in sorted((SOURCE / "cni/shim").glob("*.[ch]")))
+    assert "CLOCK_MONOTONIC" in text
+    for word in ("CLOCK_REALTIME", "gettimeofday", "time(NULL)", "localtime", "gmtime"):
+        assert word not in text
+
+
+@pytest.mark.parametrize("jump", [-HOUR, HOUR])
+async def test_queued_deletes_survive_a_jump(tmp_path: Path, jump: int) -> None:
+    """DELs queued before and after a jump are all carried out, each once; only their order follows the clock."""
+    for number, container in enumerate(("a", "b", "c", "d")):
+        put(tmp_path / "deletes", container, second=NOON + number + (jump if number > 1 else 0))
+    network = FakeNetwork()
+    with ThreadPoolExecutor(1) as pool:
+        await DeleteQueue(path=tmp_path / "deletes", pool=pool).replay(network)
+    assert sorted(network.deleted) == ["a", "b", "c", "d"]
+    assert not list((tmp_path / "deletes").iterdir())
+
+
+@pytest.mark.parametrize("jump", [-HOUR, HOUR])
+def test_a_renewed_certificate_is_noticed_over_a_jump(tmp_path: Path, jump: int) -> None:
+    """A file that looks an hour older than the one it replaces is another one all the same."""
+    file = tmp_path / "certificate"
+    file.write_text("one")
+    os.utime(file, (NOON, NOON))
+    before = fingerprint([file])
+    fresh = tmp_path / "fresh"
+    fresh.write_text("two")
+    os.utime(fresh, (NOON + jump, NOON + jump))
+    fresh.replace(file)
+    assert fingerprint([file]) != before
