@@ -80,7 +80,9 @@ class Churn:
     def rest(self) -> None:
         """Begin no pod any more; return when the last one is gone."""
         self._go.clear()
-        self._idle.wait(2 * PATIENCE + 60)
+        if not self._idle.wait(2 * PATIENCE + 60):
+            with self._lock:
+                self._tally.failures.append(f"the last pod of {self._host.name} does not end")
 
     def lose_power(self) -> None:
         """Leave everything as it is from now on: whatever fails is nobody's fault."""
@@ -142,7 +144,7 @@ class Churn:
                 self._tally.failures.append(f"pod {pod.name}: {type(error).__name__}: {error}")
             with contextlib.suppress(CniError, CommandError, OSError):
                 pod.delete()
-                pod.namespace.close()
+            pod.namespace.close()
 
     def _make(self, name: str) -> Pod:
         cluster = self._cluster

@@ -8,28 +8,22 @@ where the fault is the wire itself may packets of established traffic be lost.
 from __future__ import annotations
 
 import contextlib
-import errno
 import shutil
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from agent.kernel.bpf_map import Map
-from agent.kernel.libbpf import BpfError
-from ila.address import LUID
 from lab.etcd import Etcd
 from lab.fabric import Host
+from lab.faults.flood import Flood
+from lab.faults.kind import MADE, kind
 from lab.faults.power import restart_pods
 from lab.faults.stage import Stage
 from lab.namespace import CommandError, run
 from lab.process import Process
 
-Harm = Callable[[Stage], AbstractContextManager[None]]
-
 IO_FAILURE = 5
-CHUNK = 1 << 16
-"""Entries written to a map in one call."""
 
 _FILL = "ilanet-fault-fill/"
 _CUT = """
@@ -38,40 +32,6 @@ table inet ilanet_fault {{
   chain in {{ type filter hook input priority 0; tcp sport {port} drop; }}
 }}
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
-    """One kind of fault."""
-
-    name: str
-    harm: Harm
-    hold: tuple[float, float] = (0.3, 2.0)
-    """Seconds that the harm lasts, from and to."""
-
-    wire: bool = False
-    """Whether the fault is the wire itself."""
-
-    explains: frozenset[str] = frozenset()
-    """Verdicts with which packets may be dropped meanwhile."""
-
-    codes: frozenset[int] = frozenset()
-    """CNI errors beside 'try again later' after which a runtime may have to try again."""
-
-
-KINDS: list[Kind] = []
-"""Every kind, in the order of a round."""
-
-
-def kind(name: str, **how: object) -> Callable[[Callable[[Stage], Iterator[None]]], Harm]:
-    """Make a kind of a generator that does harm, yields, and undoes it."""
-
-    def made(body: Callable[[Stage], Iterator[None]]) -> Harm:
-        harm = contextmanager(body)
-        KINDS.append(Kind(name=name, harm=harm, **how))  # type: ignore[arg-type]
-        return harm
-
-    return made
 
 
 # --- processes ---
@@ -236,9 +196,11 @@ def bpffs_unmounted(stage: Stage) -> Iterator[None]:
     host = stage.any_host()
     place = str(stage.cluster.bpffs(host))
     stage.until(lambda: _unmounted(place), f"{place} unmounted")
-    stage.until(lambda: "bpffs" in stage.problems(host).get("host", ""), f"{host.name} misses its bpffs")
-    yield
-    stage.cluster.mount_bpffs(host)
+    try:
+        stage.until(lambda: "bpffs" in stage.problems(host).get("host", ""), f"{host.name} misses its bpffs")
+        yield
+    finally:
+        stage.cluster.mount_bpffs(host)
 
 
 def _unmounted(place: str) -> bool:
@@ -268,37 +230,6 @@ def map_full(stage: Stage) -> Iterator[None]:
             stage.flooded = False
 
 
-class Flood:
-    """Mappings that nobody has, as many as a map takes."""
-
-    def __init__(self, mappings: Map) -> None:
-        self._mappings = mappings
-        self._count = 0
-
-    def rise(self) -> bool:
-        """Fill the map to its last entry."""
-        size = CHUNK
-        while size:
-            try:
-                self._mappings.put_all(self._keys(self._count, self._count + size), bytes(32 * size))
-                self._count += size
-            except BpfError as error:
-                if error.number != errno.E2BIG:
-                    raise
-                size //= 2
-        return True
-
-    def fall(self) -> None:
-        """Delete all of them, and those that a batch had begun with."""
-        for start in range(0, self._count + CHUNK, CHUNK):
-            self._mappings.delete_all(self._keys(start, start + CHUNK))
-
-    @staticmethod
-    def _keys(start: int, end: int) -> bytes:
-        """Return identifiers whose low 16 bits are 0, which no pod ever has."""
-        return b"".join((LUID << 61 | number << 16).to_bytes(8) for number in range(start, end))
-
-
 @kind("programs replaced", hold=(0.0, 0.5))
 def programs_replaced(stage: Stage) -> Iterator[None]:
     """Start an agent with other constants, then with the old ones: both times its programs are replaced."""
@@ -307,10 +238,12 @@ def programs_replaced(stage: Stage) -> Iterator[None]:
     change: dict[str, object] = stage.random.choice([{"host_path": other}, {"reject_mark": 0x0200_0000}])
     stage.cluster.agents[host.name].stop()
     stage.cluster.start_agent(host, **change)
-    stage.until(lambda: not stage.problems(host), f"{host.name} serves with {change}")
-    yield
-    stage.cluster.agents[host.name].stop()
-    stage.cluster.start_agent(host, host_path=stage.host_path)
+    try:
+        stage.until(lambda: not stage.problems(host), f"{host.name} serves with {change}")
+        yield
+    finally:
+        stage.cluster.agents[host.name].stop()
+        stage.cluster.start_agent(host, host_path=stage.host_path)
 
 
 # --- power and disk ---
@@ -349,3 +282,7 @@ def agent_disk_full(stage: Stage) -> Iterator[None]:
             file.write(bytes(4096))
     yield
     ballast.unlink()
+
+
+KINDS = tuple(MADE)
+"""Every kind, in the order of this file."""

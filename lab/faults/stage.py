@@ -15,7 +15,7 @@ from lab.cluster import Cluster
 from lab.fabric import Host, Shape
 from lab.faults.churn import TRY_AGAIN, Churn
 from lab.faults.generations import Generations
-from lab.faults.traffic import Datagrams, Stream, Tcp, no_probes, serve, tcp
+from lab.faults.traffic import Datagrams, Stream, Tcp, patient, serve, tcp
 from lab.namespace import CommandError, run
 from lab.runtime import CniError, Pod
 
@@ -86,7 +86,7 @@ class Stage:
             self.add(f"echo{number}", host)
             self._servers[f"echo{number}"] = serve(self.pods[f"echo{number}"])
         for number in (1, 2):
-            no_probes(self.add(f"flow{number}", self.hosts[number - 1]).namespace)
+            patient(self.add(f"flow{number}", self.hosts[number - 1]).namespace)
         self.stream = Stream(*self.ends)
         for number, (host, far) in enumerate(zip(self.hosts, (2, 1, 1), strict=True), 1):
             self.churns[host.name] = Churn(

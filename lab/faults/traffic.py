@@ -81,14 +81,19 @@ def tcp(namespace: Namespace) -> Tcp:
     counters = inside(namespace, read)
     return Tcp(
         retransmitted=counters["Tcp:RetransSegs"],
-        spurious=counters["TcpExt:TCPDSACKRecv"] + counters["TcpExt:TCPDSACKOfoRecv"],
+        spurious=counters["TcpExt:TCPDSACKRecvSegs"],
         resets=counters["Tcp:EstabResets"] + counters["Tcp:OutRsts"],
     )
 
 
-def no_probes(namespace: Namespace) -> None:
-    """Keep a namespace's TCP from sending again what a busy processor has only delayed: no tail loss probes."""
-    namespace.sysctl(net__ipv4__tcp_early_retrans=0)
+def patient(namespace: Namespace) -> None:
+    """Keep a namespace's TCP from sending again what a busy processor has only delayed.
+
+    No tail loss probes, and no timeout below a second (a setting of kernel 6.11); what is lost under way in a stream
+    is sent again at once all the same.
+    """
+    settings = ("net.ipv4.tcp_early_retrans=0", "net.ipv4.tcp_rto_min_us=1000000")
+    namespace.run("sysctl", "--ignore", "-q", "-w", *settings)
 
 
 class Datagrams:

@@ -12,7 +12,7 @@ import pytest
 
 from lab.faults import invariants
 from lab.faults.drive import one, run, staged
-from lab.faults.kinds import Kind
+from lab.faults.kind import Kind
 from lab.faults.stage import Stage
 
 RATE = 2000
