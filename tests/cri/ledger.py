@@ -79,7 +79,7 @@ class Ledger:
         """Return what each says of a host's pods."""
         runtime = self._runtimes[host.name]
         ready = {sandbox.id: runtime.cri.address(sandbox.id) for sandbox in runtime.cri.sandboxes() if sandbox.ready}
-        records = [json.loads(raw) for raw in _texts(self._cluster._state(host) / "endpoints", "*.json")]
+        records = [json.loads(raw) for raw in _texts(self._cluster.state(host) / "endpoints", "*.json")]
         cached = [json.loads(raw) for raw in _texts(runtime.results, f"{NETWORK}-*")]
         return {
             "runtime": ready,
@@ -160,7 +160,7 @@ class Ledger:
             "links": len(json.loads(run("ip", "-n", host.namespace.name, "-j", "link"))),
             "namespaces": _attached(runtime),
             "pins": _files(self._cluster.directory / host.name / "bpf"),
-            "records": _files(self._cluster._state(host)),
+            "records": _files(self._cluster.state(host)),
             "queued": _files(self._cluster.queue(host)),
             "results": _files(runtime.results),
             "cgroups": len([path for path in cgroups(machine.cgroup) if path.name != host.name]),
