@@ -110,11 +110,14 @@ class EndpointTable:
             await uninterrupted(self._pool, self._records.remove, endpoint.host_name)
             del self._endpoints[endpoint.host_name]
 
+    def locked(self, container_id: str) -> asyncio.Lock:
+        """Return what holds a container for work that changes its record only."""
+        return self._locks.setdefault(container_id, asyncio.Lock())
+
     @asynccontextmanager
     async def exclusively(self, container_id: str, name: str) -> AsyncIterator[None]:
-        """Hold a container: one operation at a time on each, any number at once on others."""
-        lock = self._locks.setdefault(container_id, asyncio.Lock())
-        async with lock:
+        """Hold a container for a runtime: one operation at a time on each, any number at once on others."""
+        async with self.locked(container_id):
             self._busy.add(name)
             self._idle.clear()
             self._edits += 1

@@ -67,6 +67,8 @@ class Endpoints:
         self._status = status
         self._pool = pool
         self._forget_queued = forget_queued
+        self._adds: dict[str, int] = {}
+        """By host link: how often it was added; one that was added meanwhile is not GC's to free."""
 
     # --- what the runtime asks ---
 
@@ -74,6 +76,7 @@ class Endpoints:
         """Attach a pod; a repeated call for the same attachment gives the same answer."""
         name = host_name(request.container_id, request.interface)
         async with self._table.exclusively(request.container_id, name):
+            self._adds[name] = self._adds.get(name, 0) + 1
             registration = self._serving()
             self._refuse_second(request)
             self._forget_queued(request.container_id, request.interface)
@@ -100,6 +103,7 @@ class Endpoints:
         """Detach a pod; succeeds for one that is gone or was never here."""
         name = host_name(request.container_id, request.interface)
         async with self._table.exclusively(request.container_id, name):
+            self._adds.pop(name, None)
             endpoint = self._table.get(name)
             recorded = True
             try:
@@ -148,20 +152,22 @@ class Endpoints:
     async def gc(self, request: GcRequest) -> None:
         """Detach every endpoint of a network that the runtime no longer has; one that is being worked on stays."""
         stale = [
-            endpoint
+            (endpoint, self._adds.get(endpoint.host_name))
             for endpoint in self._table.wired()
             if endpoint.network == request.network
             and Attached(endpoint.container_id, endpoint.interface) not in request.keep
             and not self._table.is_busy(endpoint.host_name)
         ]
         failures = []
-        for endpoint in stale:
-            async with self._table.exclusively(endpoint.container_id, endpoint.host_name):
-                if self._table.get(endpoint.host_name) is not endpoint:
+        for listed, adds in stale:
+            async with self._table.exclusively(listed.container_id, listed.host_name):
+                endpoint = self._table.get(listed.host_name)
+                if endpoint is None or not endpoint.attached or self._adds.get(listed.host_name) != adds:
                     continue
                 log.warning("%s of container %s is no longer the runtime's", endpoint.pod, endpoint.container_id)
                 try:
                     await self._assembly.take_apart(endpoint)
+                    self._adds.pop(endpoint.host_name, None)
                 except (NetworkError, DatapathError) as error:
                     failures.append(f"{endpoint.pod}: {error}")
         self._releases.later()

@@ -78,6 +78,6 @@ class Publications(Backlog):
 
     async def _note(self, endpoint: Endpoint, generation: Generation) -> None:
         """Write down that the controller knows, unless a DEL came meanwhile."""
-        async with self._table.exclusively(endpoint.container_id, endpoint.host_name):
+        async with self._table.locked(endpoint.container_id):
             if self._table.get(endpoint.host_name) is endpoint:
                 await self._table.save(replace(endpoint, state=State.WIRED, generation=generation))

@@ -52,7 +52,7 @@ class Releases(Backlog):
         """Try to release everything that waits; return whether nothing is left."""
         left = 0
         for endpoint in self._table.releasing():
-            async with self._table.exclusively(endpoint.container_id, endpoint.host_name):
+            async with self._table.locked(endpoint.container_id):
                 if self._table.get(endpoint.host_name) != endpoint:
                     continue
                 try:

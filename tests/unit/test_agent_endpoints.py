@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -22,6 +23,7 @@ from agent.reserve import Reserve
 from agent.upkeep import Upkeep
 from cni.plugin import AddRequest, CheckRequest, DelRequest, GcRequest
 from cni.spec import Attached, CniError, Code, PodName
+from ila.mapping import Generation
 from tests.fakes import (
     DOMAIN,
     NODE_ADDRESS,
@@ -369,6 +371,33 @@ async def test_gc_leaves_alone_what_is_being_worked_on(node: Node) -> None:
     async with node.kept.exclusively("c-web", host_name("c-web", "eth0")):
         await node.endpoints.gc(GcRequest(network="ilanet", keep=frozenset()))
     assert node.wiring.pods.keys() == {host_name("c-web", "eth0")}
+
+
+async def test_gc_frees_what_is_being_published(node: Node) -> None:
+    """Work on the record alone is no reason to leave an attachment, nor that the record has changed by it."""
+    await node.endpoints.add(add("web"))
+    name = host_name("c-web", "eth0")
+    async with node.kept.locked("c-web"):
+        freeing = asyncio.create_task(node.endpoints.gc(GcRequest(network="ilanet", keep=frozenset())))
+        await asyncio.sleep(0)
+        (endpoint,) = node.kept.all()
+        await node.kept.save(replace(endpoint, generation=Generation(1, 99)))
+        assert name in node.wiring.pods
+    await freeing
+    assert node.nothing_left()
+
+
+async def test_gc_spares_what_was_added_meanwhile(node: Node) -> None:
+    """The runtime listed its attachments before it added this one."""
+    await node.endpoints.add(add("one"))
+    await node.endpoints.add(add("two"))
+    node.wiring.pods.pop(host_name("c-two", "eth0"))
+    async with node.kept.locked("c-one"):
+        freeing = asyncio.create_task(node.endpoints.gc(GcRequest(network="ilanet", keep=frozenset())))
+        await asyncio.sleep(0)
+        await node.endpoints.add(add("two"))
+    await freeing
+    assert node.wiring.pods.keys() == {host_name("c-two", "eth0")}
 
 
 async def test_pods_that_later_plugins_work_on(node: Node) -> None:
