@@ -8,7 +8,8 @@
 //   traffic count ADDRESS PORT                  prints: received missing repeated longest_gap_ms
 //   traffic datagrams ADDRESS PORT RATE SECONDS prints: sent failed
 //
-// serve runs until it is killed, count until SIGTERM, datagrams until SIGTERM or the end.
+// serve runs until it is killed, datagrams until SIGTERM or the end, count until SIGTERM and a
+// silence.
 // Debian has no netperf, and sockperf and iperf3 have no request/response test over 200 TCP
 // streams.
 
@@ -224,17 +225,22 @@ static int count(const char *address, const char *port)
 {
 	struct sockaddr_in6 place = parse(address, port);
 	struct sigaction action = {.sa_handler = on_end};
+	struct timeval pause = {.tv_usec = 50000};
 	uint64_t received = 0, repeated = 0, highest = 0, last = 0, gap = 0, number;
 	int fd = socket(AF_INET6, SOCK_DGRAM, 0), room = 16 << 20;
 
 	sigaction(SIGTERM, &action, NULL);
 	setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof(room));
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &pause, sizeof(pause));
 	if (bind(fd, (struct sockaddr *)&place, sizeof(place)))
 		fail("bind");
-	while (!ended) {
+	for (;;) {
+		ssize_t got = recv(fd, &number, sizeof(number), 0);
 		uint64_t now;
 
-		if (recv(fd, &number, sizeof(number), 0) != sizeof(number) || number >= NUMBERS)
+		if (got < 0 && ended) // and what had arrived before is counted
+			break;
+		if (got != sizeof(number) || number >= NUMBERS)
 			continue;
 		now = now_ns();
 		if (last && now - last > gap)

@@ -131,7 +131,7 @@ def one(stage: Stage, kind: Kind) -> Outcome:
 
 def at_rest(stage: Stage) -> list[str]:
     """Return what is left over, once that no longer changes for the better."""
-    deadline = time.monotonic() + PATIENCE / 3
+    deadline = time.monotonic() + PATIENCE / 2
     while True:
         try:
             found = invariants.leaks(stage)
