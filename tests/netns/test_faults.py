@@ -137,6 +137,22 @@ def test_an_agent_killed_in_the_middle_of_adds_leaks_no_link(shaken: Net) -> Non
     until_mapped(shaken, before_mappings)
 
 
+def test_an_agent_starts_beside_a_link_that_an_add_left_half_made(shaken: Net) -> None:
+    """A link that never came up, with its record on disk, keeps nobody from being served; its own ADD makes it anew."""
+    host = shaken.hosts[0]
+    half = add_soon(shaken, "half-made")
+    shaken.cluster.agents[host.name].kill()
+    host.namespace.ip("link", "set", half.result["interfaces"][0]["name"], "down")
+    shaken.cluster.start_agent(host)
+    shaken.cluster.wait_ready()
+    other = add_soon(shaken, "beside")
+    ping(other.namespace, shaken.pod("b1").address)
+    half.add()
+    ping(half.namespace, shaken.pod("b1").address)
+    remove(shaken, other)
+    remove(shaken, half)
+
+
 def attempt(net: Net, name: str, errors: list[Exception]) -> None:
     try:
         net.cluster.pod(name, net.hosts[0])

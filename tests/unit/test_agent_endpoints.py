@@ -418,3 +418,15 @@ async def test_pods_that_later_plugins_work_on(node: Node) -> None:
     await node.upkeep.step()
     assert node.datapath.limited == {slow: True, port: False, fast: False}
     assert by_stack() == {slow: True, port: True, fast: False}
+
+
+async def test_no_route_over_a_link_that_is_down(node: Node) -> None:
+    """An ADD killed half way leaves such a link, and the kernel refuses its route: others get theirs all the same."""
+    await node.endpoints.add(add("web"))
+    await node.endpoints.add(add("db"))
+    half, whole = (host_name(f"c-{name}", "eth0") for name in ("web", "db"))
+    node.wiring.down = {half}
+    node.restart()
+    assert [route.device for route in await node.upkeep.routes()] == [node.wiring.pods[whole][1]]
+    node.wiring.down = set()
+    assert len(await node.upkeep.routes()) == 2
