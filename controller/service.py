@@ -179,11 +179,10 @@ class Service:
         view = await self._view(reserve.reserve_keys(node, present, fresh))
         if view is None:
             return None
-        decision = reserve.reserve(view, node, present, count, fresh)
-        if isinstance(decision, Plan):
-            await self._commit(decision, view.epoch)
+        identifiers, plan = reserve.reserve(view, node, present, count, fresh)
+        if plan is not None and await self._commit(plan, view.epoch) is None:
             return None
-        return decision
+        return identifiers if len(identifiers) >= count else None
 
     async def _view(self, keys: Sequence[bytes], *, request: Registration | None = None) -> View | None:
         """Read these records and the foundation; None if the foundation had to be laid first: read again."""

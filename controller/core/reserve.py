@@ -36,8 +36,11 @@ def reserve_keys(node: str, present: Sequence[bytes], fresh: Sequence[Identifier
 
 def reserve(
     view: View, node: str, present: Sequence[bytes], count: int, fresh: Sequence[Identifier]
-) -> list[Identifier] | Plan:
-    """Return the node's reserve of at least `count`, or the plan of one step there: then decide again."""
+) -> tuple[list[Identifier], Plan | None]:
+    """Return the node's reserve, and the plan of one step towards `count` that it takes; None if it has as many.
+
+    Pods may use some meanwhile, which their node knows: what was reserved is not counted again.
+    """
     if view.node(node) is None:
         raise Refused(Reason.NOT_NOW, f"node {node!r} is not registered")
     valid: list[bytes] = []
@@ -46,13 +49,14 @@ def reserve(
         if (record := view.reading.records.get(key)) is None:
             continue
         (valid if mapping.decode_epoch(record.value) == view.epoch else void).append(key)
-    if void:
-        return _drop(view, node, void[:BATCH])
     identifiers = [Identifier(mapping.last_number(key)) for key in valid]
+    if void:
+        return identifiers, _drop(view, node, void[:BATCH])
     if len(identifiers) >= count:
-        return identifiers
+        return identifiers, None
     free = [identifier for identifier in fresh if view.text(mapping.taken_identifier_key(identifier)) is None]
-    return _add(view, node, free[: min(count - len(identifiers), BATCH)])
+    added = free[: min(count - len(identifiers), BATCH)]
+    return identifiers + added, _add(view, node, added)
 
 
 def _drop(view: View, node: str, void: Sequence[bytes]) -> Plan:

@@ -205,7 +205,6 @@ async def test_racing_reserves_with_controllers_killed(
         for _ in range(3):
             mine, theirs, again = await asyncio.gather(fill("n1"), fill("n2"), fill("n1"))
             assert len(mine) >= 60
-            assert mine <= again or again <= mine
             assert (mine | again).isdisjoint(theirs)
             assert used.isdisjoint(mine | again | theirs)
             chosen = {("n1", identifier) for identifier in list(mine)[:40]}

@@ -436,22 +436,24 @@ def present(records: dict[bytes, bytes], node: str = HERE.name) -> list[bytes]:
 def test_a_reserve_is_filled_with_what_nobody_has() -> None:
     """Two writes for each, on the condition that nobody takes it meanwhile; one that is taken is passed over."""
     records = nodes() | reserved(MINE) | reserved(OTHER, node=THERE)
-    plan = reserve.reserve(view(records), "n1", present(records), 3, [OTHER, FRESH])
-    assert isinstance(plan, Plan)
+    identifiers, plan = reserve.reserve(view(records), "n1", present(records), 3, [OTHER, FRESH])
+    assert identifiers == [MINE, FRESH]
+    assert plan is not None
     assert plan.transaction.puts == {
         mapping.reserve_key("n1", FRESH): mapping.encode_epoch(EPOCH),
         mapping.taken_identifier_key(FRESH): b"reserve/n1",
     }
     assert plan.transaction.expected[mapping.taken_identifier_key(FRESH)] == 0
-    assert reserve.reserve(view(records), "n1", present(records), 1, [FRESH]) == [MINE]
+    assert reserve.reserve(view(records), "n1", present(records), 1, [FRESH]) == ([MINE], None)
 
 
 def test_a_reserve_of_an_earlier_epoch_is_void() -> None:
     """What became of it may be forgotten: it is dropped, but not what a pod holds by now."""
     records = nodes() | reserved(MINE, OTHER, epoch=EPOCH - 1)
     records[mapping.taken_identifier_key(OTHER)] = b"uid/u1"
-    plan = reserve.reserve(view(records), "n1", present(records), 1, [FRESH])
-    assert isinstance(plan, Plan)
+    identifiers, plan = reserve.reserve(view(records), "n1", present(records), 1, [FRESH])
+    assert identifiers == []
+    assert plan is not None
     assert plan.transaction.puts == {}
     assert plan.transaction.deletes == {
         mapping.reserve_key("n1", MINE),
