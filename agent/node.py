@@ -148,7 +148,7 @@ class Node:
                 reject_mark=self._reject_mark,
             )
         )
-        self._attach(devices)
+        self._attach(devices, await self._in_pool(self._datapath.attached))
         self._write_nodes(nodes)
         self._reject.ensure()
         state = host_state(
@@ -173,8 +173,7 @@ class Node:
             addresses = [_inside(space) for space in registration.domain.locator_space]
         return [self._networking.lookup(address) for address in addresses]
 
-    def _attach(self, devices: Sequence[Device]) -> None:
-        attached = self._datapath.attached()
+    def _attach(self, devices: Sequence[Device], attached: Mapping[int, str]) -> None:
         wanted = {device.index: False for device in devices}
         wanted |= {self._networking.device(name).index: True for name in self._edge}
         for index, edge in wanted.items():

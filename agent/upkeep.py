@@ -65,6 +65,7 @@ class Upkeep:
             return
         edits = self._table.edits
         links = await self._links()
+        attached = await uninterrupted(self._pool, self._datapath.attached)
         quiet = edits == self._table.edits and not self._table.busy
         wanted = wanted_entries(
             self._table.all(),
@@ -73,14 +74,13 @@ class Upkeep:
             locate=self._locate,
             pod_link=lambda endpoint: pod_link(endpoint, registration, self._address),
         )
-        self._write(wanted, quiet=quiet)
+        self._write(wanted, attached, quiet=quiet)
         self._delete(wanted, registration, quiet=quiet)
         if quiet:
             await self._remove_strays(links)
 
-    def _write(self, wanted: Mapping[int, EndpointEntry], *, quiet: bool) -> None:
+    def _write(self, wanted: Mapping[int, EndpointEntry], attached: Mapping[int, str], *, quiet: bool) -> None:
         """Write what is missing; replace an entry only when no operation could have just made it."""
-        attached = self._datapath.attached()
         limited = {endpoint.identifier.value for endpoint in self._table.wired() if endpoint.limited}
         for identifier, entry in wanted.items():
             if entry.interface_index not in attached:

@@ -37,6 +37,9 @@ ONE, TOGETHER = "one at a time", f"{WAVE} at once"
 PTP_ONE, PTP_TOGETHER = f"ptp, {ONE}", f"ptp, {TOGETHER}"
 EVERY = "every ADD"
 SHIM_CALLS = 200
+REST = 0.1
+"""Seconds before each ADD of those one at a time, ours and ptp's: what follows the one before has come to its end."""
+
 PAUSE = 0.1
 """Seconds after a pass's deletions: the agent's own passes come to rest."""
 
@@ -94,6 +97,7 @@ class Pass:
         before = steps(self._cluster, self._host)
         added, answered = [], []
         for container in self._containers:
+            time.sleep(REST)
             (done,) = spawn.run("ADD", [container])
             added.append(done.seconds)
             address = str(done.answer["ips"][0]["address"]).partition("/")[0]
@@ -119,7 +123,10 @@ class Pass:
 
     def ptp(self, waves: int) -> None:
         """Do the same by Debian's ptp with host-local."""
-        added = [self._peers.run_one("ADD", peer).seconds for peer in self._peers.containers]
+        added = []
+        for peer in self._peers.containers:
+            time.sleep(REST)
+            added.append(self._peers.run_one("ADD", peer).seconds)
         self._peers.run("DEL")
         together: list[float] = []
         for _ in range(waves):

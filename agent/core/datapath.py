@@ -130,7 +130,7 @@ class Datapath(Protocol):
         """
 
     def attached(self) -> Mapping[int, str]:
-        """Return role ('pod', 'inside', 'edge') by interface index, of links that are really alive."""
+        """Return role ('pod', 'inside', 'edge') by interface index, of links that are really alive; by any thread."""
 
     def detach(self, index: int) -> None:
         """Detach all of ours from a device and unpin it; nothing attached is no error, nor a device gone."""

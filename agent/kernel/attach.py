@@ -31,16 +31,23 @@ class Attachments:
         way = self._way(place) if path.exists() else self._tcx if tcx else self._clsact
         way.put(place, program)
 
+    def places(self) -> list[Place]:
+        """Return the recorded places."""
+        return list(recorded(self._folder))
+
+    def program(self, place: Place) -> int | None:
+        """Return the id of our program that is really attached there; forget the place if its device is gone."""
+        if not record(self._folder, place).exists():
+            return None
+        number = self._way(place).program(place)
+        if number is None:
+            self.remove(place)
+        return number
+
     def programs(self) -> dict[Place, int]:
-        """Return the ids of our programs that are really attached; forget places whose device is gone."""
-        found = {}
-        for place in recorded(self._folder):
-            number = self._way(place).program(place)
-            if number is None:
-                self.remove(place)
-            else:
-                found[place] = number
-        return found
+        """Return the ids of our programs by place."""
+        numbers = {place: self.program(place) for place in self.places()}
+        return {place: number for place, number in numbers.items() if number is not None}
 
     def remove(self, place: Place) -> None:
         """Detach; nothing there is no error."""

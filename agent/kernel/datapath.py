@@ -116,13 +116,18 @@ class BpfDatapath(Tables):
             self._attach(index, "pod", tcx=limited)
 
     def attached(self) -> dict[int, str]:
-        """Return role by interface index; a device with half of its programs is not attached."""
+        """Return role by interface index; a device with half of its programs is not attached.
+
+        Looks at one place after the other: a pod that is attached meanwhile waits for one of them only.
+        """
         there: dict[int, dict[Direction, str]] = {}
-        with self._lock:
-            places = self._links.programs()
-        names = {number: _name(number) for number in set(places.values())}
-        for (index, direction), number in places.items():
-            there.setdefault(index, {})[direction] = names[number]
+        names: dict[int, str] = {}
+        for place in self._links.places():
+            with self._lock:
+                number = self._links.program(place)
+            if number is not None:
+                index, direction = place
+                there.setdefault(index, {})[direction] = names.get(number) or names.setdefault(number, _name(number))
         return {index: role for index, names in there.items() for role, whole in _ROLES.items() if names == whole}
 
     def detach(self, index: int) -> None:
