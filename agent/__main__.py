@@ -88,7 +88,7 @@ class Agent:
         self._datapath = BpfDatapath(object_path=config.bpf_object, pin_directory=config.bpf_directory)
         self._controller_channel = PeerChannel(peer=config.controller)
         self._etcd_channel = PeerChannel(peer=config.etcd)
-        controller = GrpcController(
+        self._controller = GrpcController(
             channel=self._controller_channel,
             node=config.node,
             address=config.address,
@@ -97,21 +97,21 @@ class Agent:
             deadline=CALL_DEADLINE,
             backoff=CALL_BACKOFF,
         )
-        wiring = KernelWiring()
+        self._wiring = KernelWiring()
         self._endpoints = EndpointTable(
             records=RecordDirectory(path=config.state_directory / "endpoints"), pool=self._pool
         )
         self._reserve = Reserve(
-            controller=controller,
+            controller=self._controller,
             records=RecordDirectory(path=config.state_directory / "reserve"),
             table=self._endpoints,
             status=self._status,
             size=config.reserve,
             pool=self._pool,
         )
-        self._publications = Publications(controller=controller, table=self._endpoints, status=self._status)
+        self._publications = Publications(controller=self._controller, table=self._endpoints, status=self._status)
         self._releases = Releases(
-            controller=controller,
+            controller=self._controller,
             table=self._endpoints,
             status=self._status,
             settled=self._publications.settled,
@@ -120,77 +120,17 @@ class Agent:
         self._upkeep = Upkeep(
             address=config.address,
             datapath=self._datapath,
-            wiring=wiring,
+            wiring=self._wiring,
             table=self._endpoints,
             locate=lambda identifier: self._table.locate(identifier) if self._table else None,
             status=self._status,
             pool=self._pool,
         )
-        deletes = DeleteQueue(path=config.state_directory / "deletes", pool=self._pool)
-        assembly = Assembly(
-            address=config.address,
-            controller=controller,
-            datapath=self._datapath,
-            wiring=wiring,
-            table=self._endpoints,
-            releases=self._releases,
-            reserve=self._reserve,
-            timings=StepTimings(registry=self._registry),
-            pool=self._pool,
-            wire_pool=self._wire_pool,
-        )
-        network = Endpoints(
-            address=config.address,
-            assembly=assembly,
-            datapath=self._datapath,
-            wiring=wiring,
-            table=self._endpoints,
-            publications=self._publications,
-            releases=self._releases,
-            status=self._status,
-            pool=self._pool,
-            forget_queued=deletes.forget,
-        )
-        self._node = Node(
-            address=config.address,
-            underlay=config.underlay,
-            edge=config.edge,
-            host_path=config.host_path,
-            next_hop=config.next_hop,
-            reject_mark=config.reject_mark,
-            controller=controller,
-            datapath=self._datapath,
-            networking=KernelHost(records=RecordDirectory(path=config.state_directory / "sysctl")),
-            reject=RejectTable(mark=config.reject_mark),
-            records=RecordDirectory(path=config.state_directory / "node"),
-            status=self._status,
-            nodes=lambda: self._feed.nodes if self._feed else {},
-            highest=lambda: self._table.highest if self._table else Generation(0, 0),
-            held=self._endpoints.wired,
-            pods=self._upkeep.routes,
-            pool=self._pool,
-        )
-        conflist = Conflist(
-            path=config.cni_config,
-            chain=config.cni_chain,
-            plugins=config.cni_plugins,
-            datapath=self._datapath,
-            status=self._status,
-            pool=self._pool,
-        )
-        self._loop = Loop(
-            steps=[
-                ("host", self._node.step),
-                ("conflist", conflist.step),
-                ("deletes", partial(deletes.replay, network)),
-                ("endpoints", self._upkeep.step),
-                ("mappings", self._flush),
-            ],
-            status=self._status,
-            resync=config.resync,
-            retry=RETRY,
-        )
-        self._cni = CniServer(network=network, path=config.runtime_directory / "cni.sock")
+        self._deletes = DeleteQueue(path=config.state_directory / "deletes", pool=self._pool)
+        self._network = self._make_network(config)
+        self._node = self._make_node(config)
+        self._loop = self._make_loop(config)
+        self._cni = CniServer(network=self._network, path=config.runtime_directory / "cni.sock")
         self._registry.register(
             AgentCollector(
                 datapath=self._datapath,
@@ -204,6 +144,78 @@ class Agent:
         )
         self._http = HttpServer(
             listen=config.http, registry=self._registry, status=self._status, describe=self._describe
+        )
+
+    def _make_network(self, config: AgentConfig) -> Endpoints:
+        """Wire what stands behind the CNI commands."""
+        assembly = Assembly(
+            address=config.address,
+            controller=self._controller,
+            datapath=self._datapath,
+            wiring=self._wiring,
+            table=self._endpoints,
+            releases=self._releases,
+            reserve=self._reserve,
+            timings=StepTimings(registry=self._registry),
+            pool=self._pool,
+            wire_pool=self._wire_pool,
+        )
+        return Endpoints(
+            address=config.address,
+            assembly=assembly,
+            datapath=self._datapath,
+            wiring=self._wiring,
+            table=self._endpoints,
+            publications=self._publications,
+            releases=self._releases,
+            status=self._status,
+            pool=self._pool,
+            forget_queued=self._deletes.forget,
+        )
+
+    def _make_node(self, config: AgentConfig) -> Node:
+        """Wire what keeps the host right."""
+        return Node(
+            address=config.address,
+            underlay=config.underlay,
+            edge=config.edge,
+            host_path=config.host_path,
+            next_hop=config.next_hop,
+            reject_mark=config.reject_mark,
+            controller=self._controller,
+            datapath=self._datapath,
+            networking=KernelHost(records=RecordDirectory(path=config.state_directory / "sysctl")),
+            reject=RejectTable(mark=config.reject_mark),
+            records=RecordDirectory(path=config.state_directory / "node"),
+            status=self._status,
+            nodes=lambda: self._feed.nodes if self._feed else {},
+            highest=lambda: self._table.highest if self._table else Generation(0, 0),
+            held=self._endpoints.wired,
+            pods=self._upkeep.routes,
+            pool=self._pool,
+        )
+
+    def _make_loop(self, config: AgentConfig) -> Loop:
+        """Wire the steps that bring everything to what it must be."""
+        conflist = Conflist(
+            path=config.cni_config,
+            chain=config.cni_chain,
+            plugins=config.cni_plugins,
+            datapath=self._datapath,
+            status=self._status,
+            pool=self._pool,
+        )
+        return Loop(
+            steps=[
+                ("host", self._node.step),
+                ("conflist", conflist.step),
+                ("deletes", partial(self._deletes.replay, self._network)),
+                ("endpoints", self._upkeep.step),
+                ("mappings", self._flush),
+            ],
+            status=self._status,
+            resync=config.resync,
+            retry=RETRY,
         )
 
     async def run(self) -> None:
