@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 from bench.results import Results, clean_ups, main
 from lab.fabric import Shape
+from lab.faults.catalogue import KINDS
 from lab.faults.drive import Outcome, Run, run, staged
-from lab.faults.kinds import KINDS
 
 RATE = 20_000
 PAUSE = 0.2

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from lab.fabric import Shape
 from lab.faults import invariants
+from lab.faults.catalogue import KINDS
 from lab.faults.kind import Kind
-from lab.faults.kinds import KINDS
 from lab.faults.stage import PATIENCE, Measures, Stage
 from lab.faults.traffic import Count, TrafficError
 from lab.namespace import CommandError

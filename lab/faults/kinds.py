@@ -17,7 +17,7 @@ from agent.kernel.bpf_map import Map
 from lab.etcd import Etcd
 from lab.fabric import Host
 from lab.faults.flood import Flood
-from lab.faults.kind import MADE, kind
+from lab.faults.kind import kind
 from lab.faults.power import restart_pods
 from lab.faults.stage import Stage
 from lab.namespace import CommandError, run
@@ -282,7 +282,3 @@ def agent_disk_full(stage: Stage) -> Iterator[None]:
             file.write(bytes(4096))
     yield
     ballast.unlink()
-
-
-KINDS = tuple(MADE)
-"""Every kind, in the order of this file."""

@@ -13,7 +13,7 @@ import pytest
 from lab.cluster import Cluster
 from lab.containerd import Containerd
 from lab.fabric import Host
-from tests.cri.kubelet import Kubelet
+from lab.kubelet import Kubelet
 from tests.cri.ledger import SHIMS, Ledger
 
 
