@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import shutil
 import signal
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from agent.kernel.bpf_map import Map
 from lab.etcd import Etcd
@@ -21,7 +23,7 @@ from lab.faults.kind import kind
 from lab.faults.power import restart_pods
 from lab.faults.stage import Stage
 from lab.namespace import CommandError, run
-from lab.process import Process
+from lab.process import SOURCE, Process
 
 IO_FAILURE = 5
 
@@ -244,6 +246,40 @@ def programs_replaced(stage: Stage) -> Iterator[None]:
     finally:
         stage.cluster.agents[host.name].stop()
         stage.cluster.start_agent(host, host_path=stage.host_path)
+
+
+@kind("maps of another form", hold=(0.0, 0.5))
+def maps_replaced(stage: Stage) -> Iterator[None]:
+    """Start an agent with programs whose map of mappings has another size, then with the usual ones.
+
+    Both times the map is made anew and filled from the old one, and every program is replaced.
+    """
+    host = stage.any_host()
+    other = stage.cluster.directory / "other.bpf.o"
+    if not other.exists():
+        compile_with_fewer_mappings(other)
+    stage.cluster.agents[host.name].stop()
+    stage.cluster.start_agent(host, bpf_object=str(other))
+    try:
+        stage.until(lambda: not stage.problems(host), f"{host.name} serves with {other.name}")
+        yield
+    finally:
+        stage.cluster.agents[host.name].stop()
+        stage.cluster.start_agent(host, host_path=stage.host_path)
+
+
+def compile_with_fewer_mappings(target: Path) -> None:
+    """Compile the programs with a smaller map of mappings."""
+    sources = target.parent / "other-bpf"
+    shutil.copytree(SOURCE / "agent/bpf", sources)
+    maps = sources / "maps.h"
+    text = maps.read_text()
+    if text.count("1048576") != 1:
+        raise CommandError(f"{maps} does not say once how many mappings there may be")
+    maps.write_text(text.replace("1048576", "65536"))
+    headers = f"/usr/include/{sysconfig.get_config_var('MULTIARCH')}"
+    flags = ("-target", "bpf", "-mcpu=v3", "-O2", "-g", "-I", str(sources), "-isystem", headers)
+    run("clang", *flags, "-c", str(sources / "ilanet.bpf.c"), "-o", str(target))
 
 
 # --- power and disk ---
