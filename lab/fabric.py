@@ -65,9 +65,14 @@ class Fabric:
             self.router.ip("link", "add", "br0", "mtu", str(self.mtu), "type", "bridge", "mcast_snooping", "0")
             self.router.ip("link", "set", "br0", "up")
         for number in range(1, count + 1):
-            self.hosts.append(self._host(number))
-            if self.shape is Shape.ROUTED:
-                self._route(self.hosts[-1])
+            self.hosts.append(self.join(number))
+
+    def join(self, number: int) -> Host:
+        """Make one more host, cabled, addressed and routed to; build() has made those of lower numbers."""
+        host = self._host(number)
+        if self.shape is Shape.ROUTED:
+            self._route(host)
+        return host
 
     def _host(self, number: int) -> Host:
         space = self.domain.locator_space[0]
@@ -115,7 +120,7 @@ class Fabric:
         """Give the router its address and routes on a host's link; the first host gets the SIR prefix."""
         port = f"h{host.number}"
         self.router.ip("addr", "replace", f"{host.gateway}/64", "dev", port, "nodad")
-        prefixes = [str(host.locator)] + [str(self.domain.sir_prefix)] * (host is self.hosts[0])
+        prefixes = [str(host.locator)] + [str(self.domain.sir_prefix)] * (host.number == 1)
         for prefix in prefixes:
             self.router.ip("route", "replace", prefix, "via", host.address, "dev", port)
 

@@ -38,7 +38,7 @@ class Pair:
         made = cluster.pod("ours", self.ours)
         host_end = made.result["interfaces"][0]["mac"]
         self.pod = End(made.namespace, made.address, bytes.fromhex(host_end.replace(":", "")))
-        host = cluster.fabric._host(2)
+        host = cluster.fabric.join(2)
         self.linux = LinuxHost(host, domain=cluster.domain, identifier=LINUX)
         self.linux.learn(self.pod.address, self.ours.locator)
         self._map()
