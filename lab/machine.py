@@ -67,9 +67,12 @@ class Machine(Process):
 
     @property
     def prefix(self) -> tuple[str, ...]:
-        """The words before a command that runs it inside, and ends it with the process that runs them."""
+        """The words before a command that runs it inside, and ends it with the process that runs them.
+
+        With the first process's root: a mount namespace alone would lead out of a chroot in which the lab may run.
+        """
         return (
-            *("nsenter", "--target", str(self.first), "--net", "--mount", "--pid"),
+            *("nsenter", "--target", str(self.first), "--net", "--mount", "--root", "--pid"),
             *("setpriv", "--pdeathsig", "KILL"),
         )
 

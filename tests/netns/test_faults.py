@@ -227,6 +227,7 @@ def test_an_agent_starts_and_serves_what_it_has_without_anybody(shaken: Net) -> 
             process.start()
         shaken.cluster.wait_ready()
     until_mapped(shaken, before + 1)
+    shaken.cluster.wait_published(alone, host)
     ping(shaken.pod("c1").namespace, alone.address)
     remove(shaken, alone)
     until_mapped(shaken, before)
