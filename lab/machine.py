@@ -19,6 +19,15 @@ from lab.process import Process, ProcessError
 _READY = 30.0
 """Seconds that the mounts may take on a loaded machine."""
 
+_ROOT = """
+own=/proc/self/ns/mnt
+if [ "$(nsenter --mount=$own stat -c %d:%i /)" = "$(stat -c %d:%i /)" ]; then exec "$@"; fi
+exec 3</
+exec nsenter --mount=$own sh -euc 'cd /proc/self/fd/3; pivot_root . .; umount -l .; exec 3<&-; exec "$@"' root "$@"
+"""
+"""Where the lab runs in a chroot: makes that the root of the new mount namespace, since whoever enters a namespace,
+as runc does for every command in a container, finds itself at the namespace's own root."""
+
 _INIT = """
 set -eu
 disk=$1 lab=$2 noted=$3
@@ -51,7 +60,7 @@ class Machine(Process):
         self.cgroup = cgroup
         self._first = Process(name=f"{name}-init", command=(), directory=directory)
         self._noted = directory / f"{name}-init.pid"
-        words = ("sh", "-c", _INIT, "init", str(disk), str(directory), str(self._noted))
+        words = ("sh", "-euc", _ROOT, "root", "sh", "-c", _INIT, "init", str(disk), str(directory), str(self._noted))
         unshare = ("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child")
         super().__init__(name=name, command=(*namespace.prefix, *unshare, *words), directory=directory)
 
