@@ -39,15 +39,18 @@ class ClsactFilters:
         self._marks: set[Path] = set()
 
     def put(self, place: Place, program: Program) -> None:
-        """Add the filter, or replace its program."""
+        """Add the filter, or replace its program.
+
+        The place is marked before its qdisc: a qdisc's mark alone, left by a process that was killed, nobody finds.
+        """
         index, _ = place
         what = f"attach {program.name} to interface {index}"
-        self._make_qdisc(index, what)
         path = record(self._folder, place)
         attached = _attached(place)
         if attached is not None and not path.exists() and _name(attached) != program.kernel_name:
             raise DatapathError(f"{what}: somebody's program {attached} has our handle {_HANDLE:#x} there")
         self._mark(path)
+        self._make_qdisc(index, what)
         if attached == program.id:
             return
         flags = 0 if attached is None else _REPLACE
@@ -70,7 +73,7 @@ class ClsactFilters:
 
     def restore(self) -> None:
         """Make every mark again that this process knows of."""
-        for path in self._marks:
+        for path in sorted(self._marks):  # a qdisc's after its places'
             path.mkdir(exist_ok=True)
 
     def _mark(self, path: Path) -> None:

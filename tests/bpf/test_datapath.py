@@ -489,6 +489,33 @@ def test_killed_while_starting(make: Make, bpffs: Path) -> None:
     assert step > 20
 
 
+@pytest.mark.parametrize("attaching", [True, False], ids=["attaching", "detaching"])
+def test_killed_before_the_device_goes(make: Make, bpffs: Path, *, attaching: bool) -> None:
+    """Killed before any change of attaching or detaching a pod, nothing stays of it once its device is gone."""
+    datapath = _attached(make)
+    there = set((bpffs / "ilanet" / "links").iterdir())
+
+    def work() -> None:
+        again = make()
+        again.load(SETTINGS)
+        if attaching:
+            again.attach_pod(903, limited=False)
+        else:
+            again.detach(903)
+
+    step, killed = 1, True
+    while killed:
+        subprocess.run("ip link add brief index 903 type veth peer name brief-end".split(), check=True)
+        if not attaching:
+            datapath.attach_pod(903, limited=False)
+        killed = _killed_at(step, work)
+        subprocess.run(["ip", "link", "del", "brief"], check=True)
+        datapath.attached()
+        assert set((bpffs / "ilanet" / "links").iterdir()) == there
+        step += 1
+    assert step > 3
+
+
 def test_killed_while_unloading(make: Make, bpffs: Path) -> None:
     """Killed before any change of unloading, another attempt removes the rest."""
     step, killed = 1, True
