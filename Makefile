@@ -62,8 +62,8 @@ test: build ## every test; needs root, minutes
 	$(PY) -m pytest tests
 
 .PHONY: test-cri
-test-cri: build ## pods on a real containerd: life, restarts, kills, waves
-	$(PY) -m pytest tests/cri
+test-cri: build ## pods on a real containerd: life, restarts, kills, waves (OUTAGE=3600: etcd is away for an hour)
+	$(PY) -m pytest tests/cri $(OPTIONS)
 
 .PHONY: test-vm
 test-vm: build ## the tests that boot Debian's kernel 6.1: Linux's own ILA as judge, no tcx; minutes

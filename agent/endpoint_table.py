@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
@@ -17,6 +18,9 @@ from agent.pool import uninterrupted
 COURTESY = 0.02
 """Seconds that work in the background leaves a burst of ADDs alone: a container takes longer to start than they do."""
 
+QUIET = 0.0005
+"""Seconds without any operation that end a burst: time for the executable to print its answer and for the next."""
+
 
 class EndpointTable:
     """Every endpoint by the name of its host link; what it says is on disk."""
@@ -25,6 +29,9 @@ class EndpointTable:
         self._records = records
         self._pool = pool
         self._endpoints: dict[str, Endpoint] = {}
+        self._groups: defaultdict[tuple[str, ...], dict[str, Endpoint]] = defaultdict(dict)
+        """The same by owner and by container: an ADD looks at few, however many pods there are."""
+
         self._busy: set[str] = set()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._edits = 0
@@ -42,7 +49,7 @@ class EndpointTable:
         return bool(self._busy)
 
     async def idle(self) -> None:
-        """Return as soon as no operation is under way, or after COURTESY."""
+        """Return once no operation has been under way for QUIET, or after COURTESY."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), COURTESY)
 
@@ -57,7 +64,7 @@ class EndpointTable:
                 endpoint = Endpoint.from_json(raw)
             except RecordError as error:
                 raise RecordError(f"{name}: {error}") from error
-            self._endpoints[endpoint.host_name] = endpoint
+            self.remember(endpoint)
 
     def get(self, name: str) -> Endpoint | None:
         """Return the endpoint of a host link, None if there is none."""
@@ -81,7 +88,11 @@ class EndpointTable:
 
     def of_owner(self, pod: Pod) -> list[Endpoint]:
         """Return the endpoints of what the controller knows as one owner, whatever their state."""
-        return [endpoint for endpoint in self._endpoints.values() if endpoint.pod.owner == pod.owner]
+        return list(self._groups.get(pod.owner, {}).values())
+
+    def of_container(self, container_id: str) -> list[Endpoint]:
+        """Return the endpoints of a container, whatever their state."""
+        return list(self._groups.get(_container(container_id), {}).values())
 
     def has_older(self, endpoint: Endpoint) -> bool:
         """Tell whether another container here has, or had until its release, what this endpoint claims."""
@@ -98,17 +109,29 @@ class EndpointTable:
     async def save(self, endpoint: Endpoint) -> None:
         """Write an endpoint, durably; OSError leaves the table as it was."""
         await uninterrupted(self._pool, self._records.save, endpoint.host_name, endpoint.to_json())
-        self._endpoints[endpoint.host_name] = endpoint
+        self.remember(endpoint)
 
     def remember(self, endpoint: Endpoint) -> None:
-        """Note what the disk could not take: true until the agent ends."""
+        """Note what the disk says already, or what it could not take: true until the agent ends."""
+        self._forget(endpoint.host_name)
         self._endpoints[endpoint.host_name] = endpoint
+        for group in _groups(endpoint):
+            self._groups[group][endpoint.host_name] = endpoint
 
     async def remove(self, endpoint: Endpoint) -> None:
         """Forget an endpoint, if the table still says exactly this of it."""
         if self._endpoints.get(endpoint.host_name) == endpoint:
             await uninterrupted(self._pool, self._records.remove, endpoint.host_name)
-            del self._endpoints[endpoint.host_name]
+            self._forget(endpoint.host_name)
+
+    def _forget(self, name: str) -> None:
+        endpoint = self._endpoints.pop(name, None)
+        if endpoint is None:
+            return
+        for group in _groups(endpoint):
+            del self._groups[group][name]
+            if not self._groups[group]:
+                del self._groups[group]
 
     def locked(self, container_id: str) -> asyncio.Lock:
         """Return what holds a container for work that changes its record only."""
@@ -127,3 +150,11 @@ class EndpointTable:
                 self._busy.discard(name)
                 if not self._busy:
                     self._idle.set()
+
+
+def _container(container_id: str) -> tuple[str, ...]:
+    return ("container", container_id, "")
+
+
+def _groups(endpoint: Endpoint) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return endpoint.pod.owner, _container(endpoint.container_id)

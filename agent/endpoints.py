@@ -94,7 +94,7 @@ class Endpoints:
             endpoint = await self._assembly.build(
                 request, pod=pod, name=name, mtu=self._status.mtu, registration=registration
             )
-            log.info("added %s as %s on %s", pod, registration.domain.sir_prefix.address(endpoint.identifier), name)
+        asyncio.get_running_loop().call_soon(_log_added, endpoint, registration)  # the answer is out before
         self._publications.later()
         await self._end_earlier(endpoint)
         return self._attachment(endpoint, registration)
@@ -204,8 +204,8 @@ class Endpoints:
         return registration
 
     def _refuse_second(self, request: AddRequest) -> None:
-        for other in self._table.wired():
-            if other.container_id == request.container_id and other.interface != request.interface:
+        for other in self._table.of_container(request.container_id):
+            if other.attached and other.interface != request.interface:
                 raise AskedWrongly(
                     Code.REFUSED, f"container {request.container_id!r} is attached as {other.interface!r} already"
                 )
@@ -235,3 +235,8 @@ class Endpoints:
 
 def _not_detached(request: DelRequest, reason: str) -> TryAgain:
     return TryAgain(f"container {request.container_id!r} cannot be detached from {request.interface!r} now", reason)
+
+
+def _log_added(endpoint: Endpoint, registration: Registration) -> None:
+    address = registration.domain.sir_prefix.address(endpoint.identifier)
+    log.info("added %s as %s on %s", endpoint.pod, address, endpoint.host_name)

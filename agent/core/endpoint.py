@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import enum
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Self
 
 from ila.address import LUID, Identifier
@@ -90,7 +90,8 @@ class Endpoint:
 
     def to_json(self) -> bytes:
         """Return the record as it stands on disk."""
-        fields: dict[str, Any] = asdict(self)
+        fields: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
+        fields["pod"] = {name: getattr(self.pod, name) for name in self.pod.__slots__}
         fields["identifier"] = str(self.identifier)
         fields["generation"] = [self.generation.epoch, self.generation.revision]
         fields["state"] = self.state.value

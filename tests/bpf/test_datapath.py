@@ -505,7 +505,8 @@ def test_killed_before_the_device_goes(make: Make, bpffs: Path, *, attaching: bo
 
     step, killed = 1, True
     while killed:
-        subprocess.run("ip link add brief index 903 type veth peer name brief-end".split(), check=True)
+        pair = ["type", "veth", "peer", "name", "brief-end"]
+        subprocess.run(["ip", "link", "add", "brief", "index", "903", *pair], check=True)
         if not attaching:
             datapath.attach_pod(903, limited=False)
         killed = _killed_at(step, work)

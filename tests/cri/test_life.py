@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,6 +12,13 @@ import pytest
 
 from lab.cri import PodSetting
 from tests.cri.conftest import Site
+
+
+OUTAGE = float(os.environ.get("OUTAGE", "1"))
+"""Seconds that etcd and the controllers stay away after all that is done without them; an hour on demand."""
+
+SPREAD = 10
+"""Pods that start, one after the other, in the course of the outage."""
 
 
 def test_a_pod_lives_and_ends(site: Site) -> None:
@@ -36,6 +45,7 @@ def test_a_pod_lives_and_ends(site: Site) -> None:
     site.ledger.settled(pods=0)
 
 
+@pytest.mark.timeout(120 + OUTAGE)
 def test_pods_start_while_etcd_and_controllers_are_away(site: Site) -> None:
     """From identifiers held in advance: they work on their node, a restart of the agent included, and are published."""
     here, there = site.kubelets
@@ -56,17 +66,22 @@ def test_pods_start_while_etcd_and_controllers_are_away(site: Site) -> None:
         here.run(late)
         assert here.fetch(servers[1], address) == "alone0"
         here.remove(pods[4])
+        over_time = [here.pod(f"later{number}") for number in range(SPREAD)]
+        for pod in over_time:
+            time.sleep(OUTAGE / SPREAD)
+            server = here.serve(pod, here.run(pod))
+            assert here.fetch(server, address) == "alone0"
     finally:
         site.cluster.etcd.start()
         for process in site.cluster.controllers:
             process.start()
         site.cluster.wait_ready()
-    site.ledger.settled(pods=5)
+    site.ledger.settled(pods=5 + SPREAD)
     other = there.pod("other")
     client = there.serve(other, there.run(other))
-    site.ledger.settled(pods=6)
+    site.ledger.settled(pods=6 + SPREAD)
     assert there.fetch(client, address) == "alone0"
-    here.remove(*pods, late)
+    here.remove(*pods, late, *over_time)
     there.remove(other)
     site.ledger.settled(pods=0)
 
