@@ -13,7 +13,6 @@ import pytest
 from lab.cri import PodSetting
 from tests.cri.conftest import Site
 
-
 OUTAGE = float(os.environ.get("OUTAGE", "1"))
 """Seconds that etcd and the controllers stay away after all that is done without them; an hour on demand."""
 
