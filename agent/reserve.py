@@ -101,10 +101,11 @@ class Reserve(Backlog):
         if not self._size:
             return True
         await self._table.idle()
+        before = self._used()  # an earlier run took it; its release may overtake this answer, which still lists it
         try:
             answer = await self._controller.reserve(count=self._size + len(self._table.unpublished()))
             self._taken &= set(answer)
-            used = self._used() | self._taken
+            used = before | self._used() | self._taken
             self._free = deque(identifier for identifier in answer if identifier not in used)
             await self._write()
         except (ControllerError, Refused, OSError) as error:

@@ -17,6 +17,7 @@ from agent.core.mappings import MappingTable
 from agent.core.network import NetworkError, host_name
 from agent.core.ports import ControllerError
 from cni.spec import CniError, Code
+from ila.address import Identifier
 from tests.fakes import DOMAIN, FakeController, FakeDatapath, FakeRecords, FakeWiring
 from tests.unit.test_agent_endpoints import Node, add, delete, node  # noqa: F401 - a fixture
 
@@ -123,6 +124,29 @@ async def test_an_answer_on_its_way_does_not_bring_back_what_was_taken(stocked: 
     assert await stocked.reserve.step()
     assert taken in stocked.controller.reserved
     assert taken not in {stocked.reserve.take() for _ in range(SIZE)}
+
+
+async def test_an_answer_on_its_way_does_not_bring_back_what_is_released_meanwhile(stocked: Node) -> None:
+    """Taken by a run before this one, released while the answer that still lists it is under way: nobody's any more."""
+    await stocked.endpoints.add(add("web"))
+    (endpoint,) = stocked.kept.all()
+    stocked.controller.down = True
+    await stocked.endpoints.delete(delete("c-web"))
+    stocked.controller.down = False
+    stocked.restart()
+    answered = stocked.controller.reserve
+
+    async def overtaken(*, count: int) -> list[Identifier]:
+        answer = await answered(count=count)
+        assert endpoint.identifier in answer
+        assert await stocked.releases.step()
+        return answer
+
+    stocked.controller.reserve = overtaken  # type: ignore[method-assign]
+    assert await stocked.reserve.step()
+    assert not stocked.kept.all()
+    assert endpoint.identifier not in stocked.controller.reserved
+    assert endpoint.identifier not in {stocked.reserve.take() for _ in range(2 * SIZE)}
 
 
 async def test_a_void_reserve_is_replaced(stocked: Node) -> None:
