@@ -53,17 +53,31 @@ shell: system ## enter a pod of the demo network: make shell POD=pod1a
 status: system ## ask every agent of the demo network what it does and what is wrong
 	@$(PY) -m lab status
 
+.PHONY: go cluster cluster-down kubectl
+go: system
+	@lab/prepare cluster
+cluster: build go ## bring a real Kubernetes of three nodes up with ilanet, and leave it running; the first time builds it
+	@$(PY) -m lab.kubernetes up
+cluster-down: system ## take that Kubernetes down
+	@$(PY) -m lab.kubernetes down
+kubectl: system ## ask it: make kubectl WORDS='get pods -A'
+	@$(PY) -m lab.kubernetes kubectl -- $(WORDS)
+
 .PHONY: test-unit
 test-unit: unit ## the tests that need no root; seconds
 	$(PY) -m pytest -q tests/unit
 
 .PHONY: test
 test: build ## every test; needs root, minutes
-	$(PY) -m pytest tests
+	$(PY) -m pytest tests --ignore=tests/cluster
 
 .PHONY: test-cri
 test-cri: build ## pods on a real containerd: life, restarts, kills, waves (OUTAGE=3600: etcd is away for an hour)
 	$(PY) -m pytest tests/cri $(OPTIONS)
+
+.PHONY: test-cluster
+test-cluster: build go ## a real Kubernetes with ilanet, pods, Services, names; minutes, and a quarter of an hour to build it once
+	$(PY) -m pytest tests/cluster $(OPTIONS)
 
 .PHONY: test-vm
 test-vm: build ## the tests that boot Debian's kernel 6.1: Linux's own ILA as judge, no tcx; minutes
@@ -107,7 +121,7 @@ proto: ## generate the gRPC stubs in proto/ from the .proto files
 
 .PHONY: lock
 lock: unit ## pin the dependencies of requirements*.in with hashes
-	for f in requirements requirements-dev; do .venv/bin/uv pip compile -q --upgrade --python-version 3.11 \
+	for f in requirements requirements-dev requirements-cluster; do .venv/bin/uv pip compile -q --upgrade --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -o $$f.txt $$f.in; done
 
 .PHONY: format

@@ -54,14 +54,24 @@ class Authority:
         names = list(names)
         return self._issue(file, common_name=names[0], names=names, lifetime=lifetime)
 
-    def client(self, file: str, *, common_name: str, lifetime: dt.timedelta = _DAY) -> Certificate:
+    def client(
+        self, file: str, *, common_name: str, organization: str = "", lifetime: dt.timedelta = _DAY
+    ) -> Certificate:
         """Write FILE.pem and FILE.key for a client; a lifetime below zero has ended."""
-        return self._issue(file, common_name=common_name, names=[], lifetime=lifetime)
+        return self._issue(file, common_name=common_name, organization=organization, names=[], lifetime=lifetime)
 
-    def _issue(self, file: str, *, common_name: str, names: list[str], lifetime: dt.timedelta) -> Certificate:
+    def issued(self, file: str) -> Certificate:
+        """Return the paths of what is, or will be, called FILE."""
+        return Certificate(self._directory / f"{file}.pem", self._directory / f"{file}.key", self.ca)
+
+    def _issue(
+        self, file: str, *, common_name: str, names: list[str], lifetime: dt.timedelta, organization: str = ""
+    ) -> Certificate:
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-        builder = self._builder(subject, key.public_key(), lifetime=lifetime)
+        attributes = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)]
+        if organization:
+            attributes.append(x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization))
+        builder = self._builder(x509.Name(attributes), key.public_key(), lifetime=lifetime)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(_usage(signs_certificates=False), critical=True)
         purposes = [ExtendedKeyUsageOID.CLIENT_AUTH, *([ExtendedKeyUsageOID.SERVER_AUTH] if names else [])]
@@ -70,7 +80,7 @@ class Authority:
             builder = builder.add_extension(
                 x509.SubjectAlternativeName([_name(name) for name in names]), critical=False
             )
-        made = Certificate(self._directory / f"{file}.pem", self._directory / f"{file}.key", self.ca)
+        made = self.issued(file)
         private = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )

@@ -76,12 +76,16 @@ class Containerd(Process):
             self._write_config()
         self.start()
         self._wait_until(lambda: not self.cri.conditions())
-        if not self.cri.has_image(IMAGE):
+        self.bring(IMAGE)
+
+    def bring(self, image: str, program: Path | None = None) -> None:
+        """Make and import an image (see lab.image.write_image), unless it is there."""
+        if not self.cri.has_image(image):
             archive = self.machine.disk / "image.tar"
-            write_image(archive)
+            write_image(archive, name=image, program=program)
             self.ctr("images", "import", str(archive))
             archive.unlink()
-            self._wait_until(lambda: self.cri.has_image(IMAGE))
+            self._wait_until(lambda: self.cri.has_image(image))
 
     def ctr(self, *words: str) -> str:
         """Run containerd's own client on what the kubelet's pods are made of, and return what it prints."""

@@ -16,16 +16,21 @@ BUSYBOX = Path("/bin/busybox")
 IMAGE = "localhost/ilanet/busybox:1"
 """The image's name: of the sandbox and of every container."""
 
-COMMANDS = ("cat", "echo", "hostname", "httpd", "ip", "nc", "ping", "sh", "sleep")
+COMMANDS = ("cat", "echo", "hostname", "httpd", "ip", "nc", "nslookup", "ping", "sh", "sleep")
 """What the shell in a container finds on its PATH."""
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
-def write_image(path: Path) -> None:
-    """Write the image to `path`, in the form of `docker save`."""
+def write_image(path: Path, *, name: str = IMAGE, program: Path | None = None) -> None:
+    """Write the image to `path`, in the form of `docker save`; with a static program, that is what it starts."""
+    files = {"bin/busybox": BUSYBOX.read_bytes()}
+    starts = {"Entrypoint": ["/bin/busybox"], "Cmd": ["sleep", "2147483647"]}
+    if program is not None:
+        files[program.name] = program.read_bytes()
+        starts = {"Entrypoint": [f"/{program.name}"]}
     layer = _tar(
-        {"bin/busybox": BUSYBOX.read_bytes()},
+        files,
         links={f"bin/{command}": "busybox" for command in COMMANDS},
         folders=("bin", "dev", "etc", "proc", "sys", "tmp", "www"),
     )
@@ -33,13 +38,13 @@ def write_image(path: Path) -> None:
         {
             "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
             "os": "linux",
-            "config": {"Env": ["PATH=/bin"], "Entrypoint": ["/bin/busybox"], "Cmd": ["sleep", "2147483647"]},
+            "config": {"Env": ["PATH=/bin"], **starts},
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
         }
     ).encode()
-    name = f"{hashlib.sha256(config).hexdigest()}.json"
-    manifest = json.dumps([{"Config": name, "RepoTags": [IMAGE], "Layers": ["layer.tar"]}]).encode()
-    path.write_bytes(_tar({"manifest.json": manifest, name: config, "layer.tar": layer}))
+    described = f"{hashlib.sha256(config).hexdigest()}.json"
+    manifest = json.dumps([{"Config": described, "RepoTags": [name], "Layers": ["layer.tar"]}]).encode()
+    path.write_bytes(_tar({"manifest.json": manifest, described: config, "layer.tar": layer}))
 
 
 def _tar(files: dict[str, bytes], *, links: dict[str, str] | None = None, folders: tuple[str, ...] = ()) -> bytes:

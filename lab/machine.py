@@ -37,10 +37,11 @@ cut -d ' ' -f 2 /proc/self/mounts | while read -r mount; do
 done
 mount -t proc proc /proc
 rm -rf "$disk/run"
-mkdir -p "$disk/run/netns" "$disk/run/containerd" "$disk/run/${lab#/run/}" "$disk/lib/cni"
+mkdir -p "$disk/run/netns" "$disk/run/containerd" "$disk/run/${lab#/run/}" "$disk/lib/cni" "$disk/log"
 mount --bind "$lab" "$disk/run/${lab#/run/}"
 mount --rbind "$disk/run" /run
 mount --bind "$disk/lib" /var/lib
+mount --bind "$disk/log" /var/log
 set -- $own
 echo "$1 ${22}" >"$noted.new"
 trap 'exit 0' TERM
@@ -148,3 +149,19 @@ def remove_cgroups(parent: str, patience: float = 10) -> None:
                 if time.monotonic() > deadline:
                     raise
         time.sleep(0.01)
+
+
+def make_cgroups(parent: str) -> None:
+    """Make the cgroup `parent` in every hierarchy of version 1, usable for processes at once."""
+    for line in Path("/proc/mounts").read_text().splitlines():
+        _, mount, kind, *_ = line.split()
+        if kind != "cgroup":
+            continue
+        place = Path(mount)
+        for part in parent.strip("/").split("/"):
+            above, place = place, place / part
+            place.mkdir(exist_ok=True)
+            for name in ("cpuset.cpus", "cpuset.mems"):  # a new cpuset is empty
+                file = place / name
+                if file.exists() and not file.read_text().strip():
+                    file.write_text((above / name).read_text())

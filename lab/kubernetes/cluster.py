@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole Kubernetes with ilanet as its network, on namespaces; `python -m lab.kubernetes` brings one up or down."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from lab.authority import Authority
+from lab.cluster import Cluster
+from lab.kubernetes.control import ControlPlane
+from lab.kubernetes.node import KubernetesNode
+from lab.kubernetes.programs import AGNHOST, COREDNS, built
+from lab.process import ProcessError, stop_noted
+
+IMAGES = {"localhost/ilanet/agnhost:1": AGNHOST, "localhost/ilanet/coredns:1": COREDNS}
+"""Name and program: what test pods run, Kubernetes' own agnhost on a busybox, and the DNS server."""
+
+_DNS = Path(__file__).parent / "coredns.yaml"
+
+_READY = 120.0
+"""Seconds until every node must be Ready, on a loaded machine."""
+
+
+class KubernetesCluster:
+    """Nodes on the hosts of a lab cluster; start() brings all of it up, close() removes every trace."""
+
+    def __init__(
+        self,
+        *,
+        name: str = "kube",
+        nodes: int = 3,
+        proxy_mode: str = "nftables",
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Take how many nodes; the control plane is on the first one's host."""
+        self.lab = Cluster(name=name, hosts=nodes, say=say)
+        self.nodes: list[KubernetesNode] = []
+        self._control: ControlPlane | None = None
+        self._proxy_mode = proxy_mode
+        self._say = say
+
+    @property
+    def control(self) -> ControlPlane:
+        """The control plane, once it has been started."""
+        if self._control is None:
+            raise ValueError("the control plane must be started first")
+        return self._control
+
+    def start(self) -> None:
+        """Bring everything up and wait until every node is Ready."""
+        programs = built(self._say)
+        self.lab.start()
+        authority = Authority(self.lab.directory / "kubernetes/authority")
+        authority.create()
+        self._say("etcd, API server, controller manager and scheduler, on host1")
+        self._control = ControlPlane(
+            host=self.lab.hosts[0],
+            programs=programs,
+            directory=self.lab.directory / "kubernetes",
+            authority=authority,
+        )
+        self._control.start()
+        for host in self.lab.hosts:
+            self._say(f"containerd, kubelet and kube-proxy on {host.name}")
+            node = KubernetesNode(
+                cluster=self.lab, host=host, control=self._control, programs=programs, authority=authority
+            )
+            self.nodes.append(node)
+            node.start(proxy_mode=self._proxy_mode)
+            for image, program in IMAGES.items():
+                node.runtime.bring(image, programs / program)
+        self._wait_ready()
+        self._say("CoreDNS")
+        self.kubectl("apply", "-f", str(_DNS))
+        self.kubectl("rollout", "status", "deployment/coredns", "-n", "kube-system", f"--timeout={_READY}s")
+
+    def close(self) -> None:
+        """End every process and container, and remove every namespace, mount and file; repeats safely."""
+        for node in self.nodes:
+            node.close()
+        if self._control is not None:
+            self._control.stop()
+        stop_noted(self.lab.directory / "kubernetes")
+        self.lab.close()
+
+    def kubectl(self, *words: str, stdin: str | None = None, timeout: float = 120) -> str:
+        """Run kubectl as the administrator (see ControlPlane.kubectl)."""
+        return self.control.kubectl(*words, stdin=stdin, timeout=timeout)
+
+    def _wait_ready(self) -> None:
+        deadline = time.monotonic() + _READY
+        while True:
+            for node in self.nodes:
+                node.check()
+            waiting = {node.host.name: "it has not registered" for node in self.nodes}
+            for item in json.loads(self.kubectl("get", "nodes", "-o", "json"))["items"]:
+                ready = next(one for one in item["status"]["conditions"] if one["type"] == "Ready")
+                if ready["status"] == "True":
+                    waiting.pop(item["metadata"]["name"], None)
+                else:
+                    waiting[item["metadata"]["name"]] = ready["message"]
+            if not waiting:
+                return
+            if time.monotonic() > deadline:
+                raise ProcessError(f"after {_READY} s not Ready: {waiting}")
+            time.sleep(0.2)

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The programs of the test cluster, built once from source and kept below the user's cache.
+
+Kubernetes from lab/kubernetes/go.mod, CoreDNS from lab/kubernetes/coredns/go.mod: what they require and go.sum hold
+is what is built.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab.namespace import run
+
+CACHE = Path.home() / ".cache/ilanet"
+"""One folder per version and way of building."""
+
+GO = Path(sys.executable).parent / "go"
+"""From requirements-cluster.txt: Debian 12's own is too old."""
+
+AGNHOST = "agnhost"
+"""The program of Kubernetes' own test images: serves and asks over HTTP, TCP, UDP and DNS."""
+
+COREDNS = "coredns"
+
+_PATIENCE = 3600.0
+"""Seconds that one program may take to build, on a loaded machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A Go module that names what is built, the path that it requires of it, and the programs by name."""
+
+    folder: Path
+    path: str
+    programs: Mapping[str, str]
+    """Package of each, below the path; the first one takes minutes: it compiles what all of them share."""
+
+    stamp: str = ""
+    """Package whose variables hold the version, '' if the version is in the source."""
+
+    @property
+    def version(self) -> str:
+        """The version that go.mod asks for, such as 'v1.34.4'."""
+        text = (self.folder / "go.mod").read_text()
+        found = re.search(rf"^require {re.escape(self.path)} (v\S+)$", text, re.MULTILINE)
+        if found is None:
+            raise ValueError(f"{self.folder / 'go.mod'} does not require {self.path}")
+        return found[1]
+
+    def flags(self) -> str:
+        """Return the words for the linker."""
+        words = ["-s", "-w"]
+        if self.stamp:
+            major, minor, _ = self.version.removeprefix("v").split(".")
+            values = {"gitVersion": self.version, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
+            words += [f"-X {self.stamp}.{name}={value}" for name, value in values.items()]
+        return " ".join(words)
+
+    def build(self, name: str, place: Path) -> None:
+        """Compile beside the place and move it there whole; CommandError quotes the compiler."""
+        temporary = place.with_name(f".{place.name}.{os.getpid()}")
+        try:
+            run(
+                *("env", "CGO_ENABLED=0", "GOTOOLCHAIN=local", "GOFLAGS=", str(GO), "build", "-C", str(self.folder)),
+                *("-trimpath", "-buildvcs=false", "-mod=readonly", "-ldflags", self.flags(), "-o", str(temporary)),
+                f"{self.path}/{self.programs[name]}".rstrip("/"),
+                timeout=_PATIENCE,
+            )
+            temporary.rename(place)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+_HERE = Path(__file__).parent
+
+KUBERNETES = Module(
+    folder=_HERE,
+    path="k8s.io/kubernetes",
+    programs={
+        "kubelet": "cmd/kubelet",
+        "kube-apiserver": "cmd/kube-apiserver",
+        "kube-controller-manager": "cmd/kube-controller-manager",
+        "kube-scheduler": "cmd/kube-scheduler",
+        "kube-proxy": "cmd/kube-proxy",
+        "kubectl": "cmd/kubectl",
+        AGNHOST: "test/images/agnhost",
+    },
+    stamp="k8s.io/component-base/version",
+)
+DNS = Module(folder=_HERE / "coredns", path="github.com/coredns/coredns", programs={COREDNS: ""})
+
+
+def folder() -> Path:
+    """Return where the programs are, or will be once built() has run."""
+    recipe = hashlib.sha256()
+    for module in (KUBERNETES, DNS):
+        for name in ("go.mod", "go.sum"):
+            recipe.update((module.folder / name).read_bytes())
+        recipe.update(module.flags().encode())
+    return CACHE / f"kubernetes-{KUBERNETES.version}-{recipe.hexdigest()[:12]}"
+
+
+def built(say: Callable[[str], None]) -> Path:
+    """Build what is missing, tell `say` of each, and return the folder."""
+    place = folder()
+    place.mkdir(parents=True, exist_ok=True)
+    for module in (KUBERNETES, DNS):
+        for name in module.programs:
+            if not (place / name).exists():
+                say(f"building {name} ({module.path} {module.version}) from source, once")
+                module.build(name, place / name)
+    return place
