@@ -79,6 +79,10 @@ test-cri: build ## pods on a real containerd: life, restarts, kills, waves (OUTA
 test-cluster: build go ## a real Kubernetes with ilanet, pods, Services, names; minutes, and a quarter of an hour to build it once
 	$(PY) -m pytest tests/cluster $(OPTIONS)
 
+.PHONY: conformance
+conformance: build go ## Kubernetes' own network tests against a cluster with ilanet; writes docs/conformance.md; half an hour
+	@$(PY) -m lab.kubernetes.conformance $(OPTIONS)
+
 .PHONY: test-vm
 test-vm: build ## the tests that boot Debian's kernel 6.1: Linux's own ILA as judge, no tcx; minutes
 	$(PY) -m pytest tests/vm

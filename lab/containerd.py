@@ -31,6 +31,9 @@ _UNUSED = (
 )
 """Plugins that would write outside of containerd's own folders, or that only cost time."""
 
+_IMPORT = 300.0
+"""Seconds that a large image may take."""
+
 _READY = 60.0
 """Seconds that a start may take on a loaded machine."""
 
@@ -83,13 +86,21 @@ class Containerd(Process):
         if not self.cri.has_image(image):
             archive = self.machine.disk / "image.tar"
             write_image(archive, name=image, program=program)
-            self.ctr("images", "import", str(archive))
+            self.take(archive, image)
             archive.unlink()
-            self._wait_until(lambda: self.cri.has_image(image))
+
+    def take(self, archive: Path, image: str) -> None:
+        """Import an image from a file."""
+        run("ctr", *self._client, "images", "import", str(archive), timeout=_IMPORT)
+        self._wait_until(lambda: self.cri.has_image(image))
 
     def ctr(self, *words: str) -> str:
         """Run containerd's own client on what the kubelet's pods are made of, and return what it prints."""
-        return run("ctr", "--address", str(self.socket), "--namespace", "k8s.io", *words)
+        return run("ctr", *self._client, *words)
+
+    @property
+    def _client(self) -> tuple[str, ...]:
+        return "--address", str(self.socket), "--namespace", "k8s.io"
 
     def close(self) -> None:
         """End it, and with its machine its containers and all that they made."""
@@ -111,7 +122,7 @@ class Containerd(Process):
     def _write_config(self) -> None:
         for folder in (self.bin_dir, self.conf_dir):
             folder.mkdir(parents=True, exist_ok=True)
-        for plugin in (EXECUTABLE, PLUGINS / "loopback"):
+        for plugin in (EXECUTABLE, *(PLUGINS / name for name in ("loopback", "portmap", "bandwidth", "tuning"))):
             shutil.copy2(plugin, self.bin_dir)
         tables: dict[str, dict[str, object]] = {
             "grpc": {"address": self.socket},

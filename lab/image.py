@@ -8,6 +8,7 @@ import io
 import json
 import platform
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 BUSYBOX = Path("/bin/busybox")
@@ -16,35 +17,59 @@ BUSYBOX = Path("/bin/busybox")
 IMAGE = "localhost/ilanet/busybox:1"
 """The image's name: of the sandbox and of every container."""
 
-COMMANDS = ("cat", "echo", "hostname", "httpd", "ip", "nc", "nslookup", "ping", "sh", "sleep")
+COMMANDS = (
+    *("cat", "date", "echo", "grep", "head", "hostname", "httpd", "ip", "ls", "mkdir", "nc", "nslookup", "ping"),
+    *("printf", "seq", "sh", "sleep", "tail", "test", "timeout", "touch", "true", "wget"),
+)
 """What the shell in a container finds on its PATH."""
 
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
-def write_image(path: Path, *, name: str = IMAGE, program: Path | None = None) -> None:
-    """Write the image to `path`, in the form of `docker save`; with a static program, that is what it starts."""
-    files = {"bin/busybox": BUSYBOX.read_bytes()}
+def write_image(
+    path: Path,
+    *,
+    name: str = IMAGE,
+    program: Path | None = None,
+    words: Sequence[str] = (),
+    root: Path | None = None,
+    more: Sequence[Path] = (),
+) -> None:
+    """Write the image to `path`, in the form of `docker save`.
+
+    program: a static one that containers start, instead of a sleep, with `words` unless they say others.
+    root: a tar of the files below it, instead of busybox; more: files that lie at the top beside the program.
+    """
+    files = {file.name: file.read_bytes() for file in more}
     starts = {"Entrypoint": ["/bin/busybox"], "Cmd": ["sleep", "2147483647"]}
     if program is not None:
         files[program.name] = program.read_bytes()
-        starts = {"Entrypoint": [f"/{program.name}"]}
-    layer = _tar(
-        files,
-        links={f"bin/{command}": "busybox" for command in COMMANDS},
-        folders=("bin", "dev", "etc", "proc", "sys", "tmp", "www"),
-    )
+        starts = {"Entrypoint": [f"/{program.name}"], "Cmd": list(words)}
+    layers = [_busybox() if root is None else root.read_bytes(), *([_tar(files)] if files else [])]
     config = json.dumps(
         {
             "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
             "os": "linux",
-            "config": {"Env": ["PATH=/bin"], **starts},
-            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
+            "config": {"Env": [f"PATH={_PATH}"], **starts},
+            "rootfs": {
+                "type": "layers",
+                "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}" for layer in layers],
+            },
         }
     ).encode()
     described = f"{hashlib.sha256(config).hexdigest()}.json"
-    manifest = json.dumps([{"Config": described, "RepoTags": [name], "Layers": ["layer.tar"]}]).encode()
-    path.write_bytes(_tar({"manifest.json": manifest, described: config, "layer.tar": layer}))
+    named = {f"layer{number}.tar": layer for number, layer in enumerate(layers)}
+    manifest = json.dumps([{"Config": described, "RepoTags": [name], "Layers": list(named)}]).encode()
+    path.write_bytes(_tar({"manifest.json": manifest, described: config, **named}))
+
+
+def _busybox() -> bytes:
+    return _tar(
+        {"bin/busybox": BUSYBOX.read_bytes()},
+        links={f"bin/{command}": "busybox" for command in COMMANDS},
+        folders=("bin", "dev", "etc", "proc", "sys", "tmp", "www"),
+    )
 
 
 def _tar(files: dict[str, bytes], *, links: dict[str, str] | None = None, folders: tuple[str, ...] = ()) -> bytes:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lab.authority import Authority
 from lab.cluster import Cluster
+from lab.containerd import PLUGINS
 from lab.kubernetes.control import ControlPlane
 from lab.kubernetes.node import KubernetesNode
 from lab.kubernetes.programs import AGNHOST, COREDNS, built
@@ -36,7 +37,8 @@ class KubernetesCluster:
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Take how many nodes; the control plane is on the first one's host."""
-        self.lab = Cluster(name=name, hosts=nodes, say=say)
+        chain = {"cni_chain": ["portmap", "bandwidth"], "cni_plugins": str(PLUGINS)}
+        self.lab = Cluster(name=name, hosts=nodes, agent_settings=chain, say=say)
         self.nodes: list[KubernetesNode] = []
         self._control: ControlPlane | None = None
         self._proxy_mode = proxy_mode

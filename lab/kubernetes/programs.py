@@ -27,6 +27,8 @@ AGNHOST = "agnhost"
 """The program of Kubernetes' own test images: serves and asks over HTTP, TCP, UDP and DNS."""
 
 COREDNS = "coredns"
+E2E = "e2e.test"
+"""Kubernetes' own end-to-end tests; only who runs them needs it, and it takes minutes more."""
 
 _PATIENCE = 3600.0
 """Seconds that one program may take to build, on a loaded machine."""
@@ -53,6 +55,10 @@ class Module:
             raise ValueError(f"{self.folder / 'go.mod'} does not require {self.path}")
         return found[1]
 
+    def source(self) -> Path:
+        """Return the folder of its source, which built() has fetched."""
+        return Path(run(str(GO), "-C", str(self.folder), "list", "-m", "-f", "{{.Dir}}", self.path).strip())
+
     def flags(self) -> str:
         """Return the words for the linker."""
         words = ["-s", "-w"]
@@ -65,9 +71,10 @@ class Module:
     def build(self, name: str, place: Path) -> None:
         """Compile beside the place and move it there whole; CommandError quotes the compiler."""
         temporary = place.with_name(f".{place.name}.{os.getpid()}")
+        verb = ("test", "-c") if name.endswith(".test") else ("build",)
         try:
             run(
-                *("env", "CGO_ENABLED=0", "GOTOOLCHAIN=local", "GOFLAGS=", str(GO), "build", "-C", str(self.folder)),
+                *("env", "CGO_ENABLED=0", "GOTOOLCHAIN=local", "GOFLAGS=", str(GO), "-C", str(self.folder), *verb),
                 *("-trimpath", "-buildvcs=false", "-mod=readonly", "-ldflags", self.flags(), "-o", str(temporary)),
                 f"{self.path}/{self.programs[name]}".rstrip("/"),
                 timeout=_PATIENCE,
@@ -90,6 +97,7 @@ KUBERNETES = Module(
         "kube-proxy": "cmd/kube-proxy",
         "kubectl": "cmd/kubectl",
         AGNHOST: "test/images/agnhost",
+        E2E: "test/e2e",
     },
     stamp="k8s.io/component-base/version",
 )
@@ -106,13 +114,13 @@ def folder() -> Path:
     return CACHE / f"kubernetes-{KUBERNETES.version}-{recipe.hexdigest()[:12]}"
 
 
-def built(say: Callable[[str], None]) -> Path:
-    """Build what is missing, tell `say` of each, and return the folder."""
+def built(say: Callable[[str], None], *, tests: bool = False) -> Path:
+    """Build what is missing, tell `say` of each, and return the folder; with or without E2E."""
     place = folder()
     place.mkdir(parents=True, exist_ok=True)
     for module in (KUBERNETES, DNS):
         for name in module.programs:
-            if not (place / name).exists():
+            if not (place / name).exists() and (tests or name != E2E):
                 say(f"building {name} ({module.path} {module.version}) from source, once")
                 module.build(name, place / name)
     return place
