@@ -68,7 +68,7 @@ test-unit: unit ## the tests that need no root; seconds
 	$(PY) -m pytest -q tests/unit
 
 .PHONY: test
-test: build ## every test; needs root, minutes
+test: build ## every test but those on Kubernetes (test-cluster); needs root, a quarter of an hour
 	$(PY) -m pytest tests --ignore=tests/cluster
 
 .PHONY: test-cri

@@ -19,7 +19,7 @@ IMAGE = "localhost/ilanet/busybox:1"
 
 COMMANDS = (
     *("cat", "date", "echo", "grep", "head", "hostname", "httpd", "ip", "ls", "mkdir", "nc", "nslookup", "ping"),
-    *("printf", "seq", "sh", "sleep", "tail", "test", "timeout", "touch", "true", "wget"),
+    *("printf", "seq", "sh", "sleep", "tail", "test", "timeout", "touch", "true", "wc", "wget"),
 )
 """What the shell in a container finds on its PATH."""
 
