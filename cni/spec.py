@@ -292,9 +292,15 @@ def _keep_address(tree: dict[str, Any]) -> bool:
 
 
 def _limited(tree: dict[str, Any]) -> bool:
+    """Tell whether the runtime asks for a limit.
+
+    containerd writes IngressRate (go-cni v1.1, types.go: BandWidth has no JSON names) where the conventions say
+    ingressRate; plugins in Go, whose decoder does not mind the case, take both.
+    """
     runtime = _member(tree, "runtimeConfig", dict, None) or {}
     bandwidth = _member(runtime, "bandwidth", dict, None) or {}
-    return any(_member(bandwidth, rate, int, 0) for rate in ("ingressRate", "egressRate"))
+    rates = [name for name in bandwidth if name.lower() in ("ingressrate", "egressrate")]
+    return any(_member(bandwidth, name, int, 0) for name in rates)
 
 
 def _previous(tree: dict[str, Any]) -> dict[str, Any] | None:

@@ -53,6 +53,7 @@ def test_comes_back_on_another_node_with_its_address(kube: Kubectl) -> None:
 
 
 def _come_back(kube: Kubectl, before: dict[str, Any]) -> dict[str, Any]:
-    (after,) = kube.pods("db")
-    assert after["metadata"]["uid"] != before["metadata"]["uid"]
-    return after
+    pods = kube.pods("db")
+    assert [pod["metadata"]["uid"] for pod in pods] != [before["metadata"]["uid"]]
+    assert len(pods) == 1
+    return pods[0]

@@ -226,7 +226,16 @@ def test_an_annotation_that_is_neither_true_nor_false_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("bandwidth", "limited"),
-    [(None, False), ({}, False), ({"ingressRate": 0}, False), ({"ingressRate": 8}, True), ({"egressRate": 8}, True)],
+    [
+        *(
+            (None, False),
+            ({}, False),
+            ({"ingressRate": 0}, False),
+            ({"ingressRate": 8}, True),
+            ({"egressRate": 8}, True),
+        ),
+        ({"IngressRate": 0, "IngressBurst": 0, "EgressRate": 8, "EgressBurst": 9}, True),  # as containerd writes it
+    ],
 )
 def test_a_bandwidth_limit_is_seen(bandwidth: object, limited: bool) -> None:  # noqa: FBT001 - a parameter of pytest
     """The capability that the plugin after ours has too."""
