@@ -77,6 +77,7 @@ test-cri: build ## pods on a real containerd: life, restarts, kills, waves (OUTA
 
 .PHONY: test-cluster
 test-cluster: build go ## a real Kubernetes with ilanet, pods, Services, names; minutes, and a quarter of an hour to build it once
+	@$(PY) -m lab.kubernetes build
 	$(PY) -m pytest tests/cluster $(OPTIONS)
 
 .PHONY: conformance

@@ -33,7 +33,6 @@ from agent.core.status import Status
 from agent.deletes import DeleteQueue
 from agent.endpoint_table import EndpointTable
 from agent.endpoints import Endpoints
-from agent.http import HttpServer
 from agent.kernel.datapath import BpfDatapath
 from agent.kernel.events import KernelChanges
 from agent.kernel.host import KernelHost
@@ -50,6 +49,7 @@ from agent.reserve import Reserve
 from agent.upkeep import Upkeep
 from ila.channel import PeerChannel
 from ila.etcd import EtcdStore
+from ila.http import HttpServer
 from ila.log import set_up
 from ila.mapping import Generation
 from ila.settings import SettingsError, read
@@ -143,7 +143,7 @@ class Agent:
             )
         )
         self._http = HttpServer(
-            listen=config.http, registry=self._registry, status=self._status, describe=self._describe
+            listen=config.http, registry=self._registry, not_ready=self._status.not_serving, describe=self._describe
         )
 
     def _make_network(self, config: AgentConfig) -> Endpoints:

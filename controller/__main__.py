@@ -13,15 +13,18 @@ from collections.abc import Coroutine
 from pathlib import Path
 
 import grpc
+from prometheus_client import CollectorRegistry
 
 from controller.config import ControllerConfig
 from controller.core.decision import Refused
 from controller.server import ControllerServer, ServerCertificates
 from controller.service import Service
+from controller.standing import Standing
 from ila import log as ila_log
 from ila import settings
 from ila.channel import PeerChannel
 from ila.etcd import EtcdStore
+from ila.http import HttpServer
 from ila.mapping import Generation, RecordError
 from ila.store import StoreError
 from proto.ilanet_pb2_grpc import add_ControllerServicer_to_server
@@ -40,13 +43,13 @@ _OPTIONS = (
 """One process per port; agents may ask for a sign of life as often as they do of etcd."""
 
 
-async def _foundation(service: Service) -> Generation:
+async def _foundation(service: Service, standing: Standing) -> Generation:
     """Wait for etcd, fill it if it is empty, and check its domain; Refused if it is another."""
     while True:
         try:
             return await service.start()
         except StoreError as error:
-            log.warning("etcd is not ready, again in %s s: %s", _PAUSE, error)
+            standing.waiting(f"etcd is not ready: {error}")
             await asyncio.sleep(_PAUSE)
 
 
@@ -57,10 +60,20 @@ async def serve(config: ControllerConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with contextlib.AsyncExitStack() as stack:
+        registry = CollectorRegistry()
+        standing = Standing(registry=registry)
         channel = PeerChannel(peer=config.etcd)
         stack.push_async_callback(channel.close)
+        http = HttpServer(
+            listen=config.http,
+            registry=registry,
+            not_ready=standing.not_serving,
+            describe=lambda: _describe(config, channel, standing),
+        )
+        await http.start()
+        stack.push_async_callback(http.close)
         service = Service(store=EtcdStore(channel=channel), domain=config.domain, locator_pool=config.locator_pool)
-        if not await _unless(stop, _foundation(service)):
+        if not await _unless(stop, _foundation(service, standing)):
             return
         server = grpc.aio.server(options=_OPTIONS)
         stack.push_async_callback(server.stop, config.grace)
@@ -69,13 +82,28 @@ async def serve(config: ControllerConfig) -> None:
             domain=config.domain,
             closed_ports=config.closed_ports,
             authenticated=not config.insecure,
+            standing=standing,
         )
         add_ControllerServicer_to_server(answers, server)
         _listen(server, config)
         await server.start()
+        standing.serving()
         log.info("ready listen=%s etcd=%s sir_prefix=%s", config.listen, channel.name, config.domain.sir_prefix)
         await stop.wait()
         log.info("stopping: calls in flight have %s s", config.grace)
+
+
+def _describe(config: ControllerConfig, channel: PeerChannel, standing: Standing) -> dict[str, object]:
+    """Return what /status says."""
+    return {
+        "listen": config.listen,
+        "etcd": channel.name,
+        "sir_prefix": str(config.domain.sir_prefix),
+        "locator_space": [str(space) for space in config.domain.locator_space],
+        "locator_pool": str(config.locator_pool) if config.locator_pool else None,
+        "serving": not standing.not_serving(),
+        "reason": standing.not_serving(),
+    }
 
 
 def _listen(server: grpc.aio.Server, config: ControllerConfig) -> None:

@@ -58,6 +58,9 @@ class ControllerConfig:
     listen: str = setting(settings.endpoint)
     """'[address]:port' where agents call."""
 
+    http: str = setting(settings.endpoint, "[::]:9476")
+    """'[address]:port' of /metrics, /healthz, /readyz and /status."""
+
     etcd: Peer = setting(settings.table(Peer))
     """The etcd that holds the records."""
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 from collections.abc import Awaitable
@@ -15,6 +16,7 @@ from controller.core.assignment import Claim, Holder
 from controller.core.decision import Reason, Refused
 from controller.core.registration import Registration
 from controller.service import Service
+from controller.standing import Standing
 from ila.address import Identifier, Locator
 from ila.channel import Fingerprint, fingerprint
 from ila.domain import Domain
@@ -44,7 +46,16 @@ _NODE_IDENTITY = "ilanet:node:"
 class ControllerServer(ControllerServicer):
     """Answers agents."""
 
-    def __init__(self, *, service: Service, domain: Domain, closed_ports: tuple[int, ...], authenticated: bool) -> None:
+    def __init__(
+        self,
+        *,
+        service: Service,
+        domain: Domain,
+        closed_ports: tuple[int, ...],
+        authenticated: bool,
+        standing: Standing,
+    ) -> None:
+        self._standing = standing
         self._service = service
         self._domain = domain
         self._closed_ports = closed_ports
@@ -52,19 +63,19 @@ class ControllerServer(ControllerServicer):
 
     async def Register(self, request: pb.RegisterRequest, context: Context) -> pb.RegisterReply:  # noqa: N802 - gRPC
         """Make a node known (proto/ilanet.proto)."""
-        return await _answer("Register", request.node, context, self._register(request, context))
+        return await self._answer("Register", request.node, context, self._register(request, context))
 
     async def Assign(self, request: pb.AssignRequest, context: Context) -> pb.AssignReply:  # noqa: N802 - gRPC
         """Give a pod its identifier (proto/ilanet.proto)."""
-        return await _answer("Assign", request.node, context, self._assign(request, context))
+        return await self._answer("Assign", request.node, context, self._assign(request, context))
 
     async def Release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseReply:  # noqa: N802 - gRPC
         """End what a container holds (proto/ilanet.proto)."""
-        return await _answer("Release", request.node, context, self._release(request, context))
+        return await self._answer("Release", request.node, context, self._release(request, context))
 
     async def Reserve(self, request: pb.ReserveRequest, context: Context) -> pb.ReserveReply:  # noqa: N802 - gRPC
         """Hand identifiers out in advance (proto/ilanet.proto)."""
-        return await _answer("Reserve", request.node, context, self._reserve(request, context))
+        return await self._answer("Reserve", request.node, context, self._reserve(request, context))
 
     async def _register(self, request: pb.RegisterRequest, context: Context) -> pb.RegisterReply:
         node = self._caller(request.node, context)
@@ -105,6 +116,30 @@ class ControllerServer(ControllerServicer):
         identifiers = await self._service.reserve(self._caller(request.node, context), request.count)
         return pb.ReserveReply(identifiers=[identifier.value for identifier in identifiers])
 
+    async def _answer(self, call: str, node: str, context: Context, answer: Awaitable[T]) -> T:
+        """Return the answer, or end the call with the status that fits."""
+        with self._standing.call(call) as ended:
+            try:
+                return await answer
+            except Refused as error:
+                code, message = _CODES[error.reason], str(error)
+            except RecordError as error:
+                log.exception("%s of node=%s met a broken record", call, node)
+                code, message = grpc.StatusCode.INTERNAL, str(error)
+            except StoreError as error:
+                code, message = grpc.StatusCode.UNAVAILABLE, str(error)
+            except ValueError as error:
+                code, message = grpc.StatusCode.INVALID_ARGUMENT, str(error)
+            except asyncio.CancelledError:
+                ended.outcome = grpc.StatusCode.CANCELLED.name.lower()
+                raise
+            except Exception:
+                log.exception("%s of node=%s failed", call, node)
+                code, message = grpc.StatusCode.INTERNAL, "the controller failed; its log says why"
+            ended.outcome = code.name.lower()
+        log.warning("%s of node=%s ended: %s: %s", call, node, code.name, message)
+        return await context.abort(code, message)
+
     def _caller(self, name: str, context: Context) -> str:
         """Return the name of the node that calls; Refused if its certificate is not that node's."""
         node = checked_name(name, "node")
@@ -114,26 +149,6 @@ class ControllerServer(ControllerServicer):
         if names != [_NODE_IDENTITY + node]:
             raise Refused(Reason.NOT_YOURS, f"the certificate of {', '.join(names)!r} may not act for node {node!r}")
         return node
-
-
-async def _answer(call: str, node: str, context: Context, answer: Awaitable[T]) -> T:
-    """Return the answer, or end the call with the status that fits."""
-    try:
-        return await answer
-    except Refused as error:
-        code, message = _CODES[error.reason], str(error)
-    except RecordError as error:
-        log.exception("%s of node=%s met a broken record", call, node)
-        code, message = grpc.StatusCode.INTERNAL, str(error)
-    except StoreError as error:
-        code, message = grpc.StatusCode.UNAVAILABLE, str(error)
-    except ValueError as error:
-        code, message = grpc.StatusCode.INVALID_ARGUMENT, str(error)
-    except Exception:
-        log.exception("%s of node=%s failed", call, node)
-        code, message = grpc.StatusCode.INTERNAL, "the controller failed; its log says why"
-    log.warning("%s of node=%s ended: %s: %s", call, node, code.name, message)
-    return await context.abort(code, message)
 
 
 def _port(number: int) -> int:

@@ -30,6 +30,7 @@ from lab.runtime import Pod
 STATE = Path("/run/ilanet-lab")
 DOMAIN = Domain.parse(sir_prefix="fd00:10:244::/64", locator_space=["fd00:c0de::/48"], checksum_mode="neutral-map")
 CONTROLLER_PORT = 7443
+CONTROLLER_HTTP_PORT = 9476
 ETCD_PORTS = (2379, 2380)
 METRICS_PORT = 9475
 CLOSED_PORTS = (*ETCD_PORTS, CONTROLLER_PORT, 7444)
@@ -197,6 +198,7 @@ class Cluster:
             closed_ports=CLOSED_PORTS,
             address=host.address,
             port=CONTROLLER_PORT,
+            http_port=CONTROLLER_HTTP_PORT,
         )
         process = ControllerProcess(name=name, directory=self.directory, setting=setting, prefix=host.namespace.prefix)
         process.write_setting()

@@ -33,6 +33,7 @@ class ControllerSetting:
     closed_ports: tuple[int, ...] = ()
     address: str = "127.0.0.1"
     port: int = field(default_factory=free_port)
+    http_port: int = field(default_factory=free_port)
 
     @property
     def endpoint(self) -> str:
@@ -41,7 +42,8 @@ class ControllerSetting:
 
     def toml(self) -> str:
         """Return the text of the file."""
-        top: dict[str, object] = {"listen": self.endpoint, "closed_ports": list(self.closed_ports)}
+        top: dict[str, object] = {"listen": self.endpoint, "http": endpoint(self.address, self.http_port)}
+        top["closed_ports"] = list(self.closed_ports)
         if self.certificate is None:
             top["insecure"] = True
         else:

@@ -41,6 +41,13 @@ class Status:
         """Whether an ADD can be served: registered, and the host set up."""
         return self._registration is not None and self._host_ready
 
+    def not_serving(self) -> str:
+        """Return why no ADD can be served, a line for each reason; '' if one can."""
+        if self.serving:
+            return ""
+        reasons = "\n".join(f"{what}: {reason}" for what, reason in self._problems.items())
+        return reasons or "not registered with a controller yet"
+
     def registered(self, registration: Registration) -> None:
         """Note the controller's answer."""
         self._registration = registration

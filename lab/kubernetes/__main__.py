@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Behind `make cluster`, `make cluster-down` and `make kubectl`: a Kubernetes to play with, left running."""
+"""Behind `make cluster`, `make cluster-down`, `make kubectl`: a Kubernetes to play with; and what it is built from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import time
 
 from lab.kubernetes.cluster import KubernetesCluster
-from lab.kubernetes.programs import folder
+from lab.kubernetes.programs import built, folder
 from lab.namespace import NETNS, CommandError
 from lab.process import ProcessError
 
@@ -50,10 +50,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="lab.kubernetes", description="A real Kubernetes with ilanet, without Docker."
     )
-    parser.add_argument("what", choices=["up", "down", "kubectl"])
+    parser.add_argument("what", choices=["build", "up", "down", "kubectl"])
     parser.add_argument("words", nargs=argparse.REMAINDER, help="of kubectl")
     options = parser.parse_args()
     cluster = KubernetesCluster(say=_say)
+    if options.what == "build":
+        built(_say)
+        return 0
     if options.what == "up":
         return _up(cluster)
     if options.what == "kubectl":

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
+import http.client
+import json
 import random
 import signal
 import subprocess
@@ -15,6 +18,7 @@ from typing import Any
 
 import grpc
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from ila import mapping
 from ila.address import Identifier
@@ -392,9 +396,43 @@ def test_sigterm_while_waiting_for_etcd(tmp_path: Path) -> None:
     try:
         while "etcd is not ready" not in process.tail():
             process.check()
+        assert told(process, "/healthz") == (200, "ok\n")
+        status, reason = told(process, "/readyz")
+        assert status == 503
+        assert reason.startswith("etcd is not ready: ")
+        assert json.loads(told(process, "/status")[1])["reason"] == reason.strip()
         process.signal(signal.SIGTERM)
         assert process._wait(10)
         assert process._child is not None
         assert process._child.returncode == 0
     finally:
         process.stop()
+
+
+def told(process: ControllerProcess, path: str) -> tuple[int, str]:
+    """Return status and text of what a controller answers over HTTP."""
+    connection = http.client.HTTPConnection(process.setting.address, process.setting.http_port, timeout=DEADLINE)
+    with contextlib.closing(connection):
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+
+
+async def test_metrics_tell_calls_and_how_they_ended(standing: Replicas, connections: Connections) -> None:
+    """Prometheus reads how many calls of each kind were answered, refused and how long they took."""
+    stub = await registered(standing, connections, "counted")
+    await assign(stub, request("counted", node="counted"))
+    code, _ = await refusal(stub.Assign(request("counted", node="another"), timeout=DEADLINE))
+    assert code is grpc.StatusCode.PERMISSION_DENIED
+    counts: dict[tuple[str, str], float] = {}
+    for process in standing.processes:
+        assert told(process, "/readyz") == (200, "ok\n")
+        families = {family.name: family for family in text_string_to_metric_families(told(process, "/metrics")[1])}
+        assert families["ilanet_controller_serving"].samples[0].value == 1
+        for sample in families["ilanet_controller_call_seconds"].samples:
+            if sample.name.endswith("_count"):
+                key = sample.labels["call"], sample.labels["outcome"]
+                counts[key] = counts.get(key, 0) + sample.value
+    assert counts["Register", "ok"] >= 1
+    assert counts["Assign", "ok"] >= 1
+    assert counts["Assign", "permission_denied"] >= 1

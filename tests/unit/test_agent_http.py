@@ -13,8 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from agent.core.datapath import DatapathError
 from agent.core.mappings import MappingTable
 from agent.core.status import Status
-from agent.http import HttpServer
 from agent.metrics import AgentCollector, StepTimings
+from ila.http import HttpServer
 from tests.fakes import DOMAIN, REGISTRATION, FakeDatapath
 
 
@@ -58,7 +58,10 @@ async def served() -> AsyncIterator[Served]:
     )
     registry.register(collector)
     server = HttpServer(
-        listen=f"[::1]:{port}", registry=registry, status=status, describe=lambda: {"problems": dict(status.problems)}
+        listen=f"[::1]:{port}",
+        registry=registry,
+        not_ready=status.not_serving,
+        describe=lambda: {"problems": dict(status.problems)},
     )
     await server.start()
     yield Served(f"http://[::1]:{port}", status, datapath, timings)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent over HTTP: /metrics for Prometheus, /healthz and /readyz for the kubelet, /status for a person."""
+"""Agents and controllers over HTTP: /metrics for Prometheus, /healthz and /readyz for a kubelet, /status for people."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-
-from agent.core.status import Status
 
 
 class HttpServer:
@@ -20,14 +18,15 @@ class HttpServer:
         *,
         listen: str,
         registry: CollectorRegistry,
-        status: Status,
+        not_ready: Callable[[], str],
         describe: Callable[[], Mapping[str, object]],
     ) -> None:
+        """Take '[address]:port', what is counted, and what tells why no work can be done: '' if it can."""
         host, _, port = listen.rpartition(":")
         self._host = host.strip("[]")
         self._port = int(port)
         self._registry = registry
-        self._status = status
+        self._not_ready = not_ready
         self._describe = describe
         self._runner: web.AppRunner | None = None
 
@@ -59,11 +58,9 @@ class HttpServer:
         return web.Response(text="ok\n")
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        """Answer 200 if a CNI ADD can be served, else 503 with the reasons."""
-        if self._status.serving:
-            return web.Response(text="ok\n")
-        reasons = "\n".join(f"{what}: {reason}" for what, reason in self._status.problems.items())
-        return web.Response(status=503, text=f"{reasons or 'not registered with a controller yet'}\n")
+        """Answer 200 if the work can be done, else 503 with the reasons."""
+        reasons = self._not_ready()
+        return web.Response(status=503, text=f"{reasons}\n") if reasons else web.Response(text="ok\n")
 
     async def _describe_all(self, _: web.Request) -> web.Response:
         return web.json_response(dict(self._describe()))
