@@ -137,6 +137,7 @@ class ControlPlane:
     def _controller_manager(self) -> Mapping[str, object]:
         return {
             "bind-address": "::1",
+            "flex-volume-plugin-dir": self._directory / "volume-plugins",
             "kubeconfig": self.kubeconfig("controller-manager", user="system:kube-controller-manager"),
             "leader-elect": "false",
             "root-ca-file": self._authority.ca,
