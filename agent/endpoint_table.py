@@ -18,9 +18,6 @@ from agent.pool import uninterrupted
 COURTESY = 0.02
 """Seconds that work in the background leaves a burst of ADDs alone: a container takes longer to start than they do."""
 
-QUIET = 0.0005
-"""Seconds without any operation that end a burst: time for the executable to print its answer and for the next."""
-
 
 class EndpointTable:
     """Every endpoint by the name of its host link; what it says is on disk."""
@@ -49,7 +46,7 @@ class EndpointTable:
         return bool(self._busy)
 
     async def idle(self) -> None:
-        """Return once no operation has been under way for QUIET, or after COURTESY."""
+        """Return as soon as no operation is under way, or after COURTESY."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), COURTESY)
 
