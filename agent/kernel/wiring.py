@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
-import socket
 from collections.abc import Sequence
 
 from agent.core.network import (
@@ -58,14 +57,6 @@ def find_link(netlink: Socket, name: str) -> Link | None:
         raise
 
 
-def _index(name: str) -> int | None:
-    """Return the index of the interface of that name in the calling thread's namespace, None if there is none."""
-    try:
-        return socket.if_nametoindex(name)
-    except OSError:  # without a number: Python does not say more
-        return None
-
-
 def marked_links(netlink: Socket) -> list[HostLink]:
     """Return the links that bear our mark in the socket's namespace."""
     found = []
@@ -94,7 +85,7 @@ class KernelWiring:
     def wire(self, pod: PodLink, netns_fd: int) -> WiredPod:
         """Attach the pod, or find it attached (see core.network.Wiring)."""
         with Socket.open() as host:
-            present = None if _index(pod.host_name) is None else find_link(host, pod.host_name)
+            present = None if host.index(pod.host_name) is None else find_link(host, pod.host_name)
             if present is not None:
                 if not _is_ours(present, pod):
                     raise NetworkError(f"interface {pod.host_name} of the host is not ours: alias {present.alias!r}")
@@ -179,7 +170,7 @@ def _new_pair(host: Socket, pod: PodLink, netns_fd: int) -> int:
         if made.errno == errno.EEXIST:
             raise InterfaceExists(f"interface {pod.interface!r} exists in the pod's namespace") from made
         raise made
-    index = _index(pod.host_name)
+    index = host.index(pod.host_name)
     if index is None:
         raise NetworkError(f"interface {pod.host_name} vanished while it was made: the pod's namespace is gone")
     if marked is not None:
@@ -192,7 +183,7 @@ def _wire_pod(pod: PodLink) -> None:
     """Do the pod's side, inside its namespace."""
     with Socket.open() as netlink:
         _set(pod.interface, disable_ipv6=0, accept_ra=0, accept_redirects=0, accept_dad=0)
-        index = _index(pod.interface)
+        index = netlink.index(pod.interface)
         if index is None:
             raise NetworkError(f"interface {pod.interface!r} vanished from the pod's namespace")
         netlink.run(
