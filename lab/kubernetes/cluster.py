@@ -16,7 +16,8 @@ from lab.kubernetes.node import KubernetesNode
 from lab.kubernetes.programs import AGNHOST, COREDNS, built
 from lab.process import ProcessError, stop_noted
 
-IMAGES = {"localhost/ilanet/agnhost:1": AGNHOST, "localhost/ilanet/coredns:1": COREDNS}
+TEST_IMAGE = "localhost/ilanet/agnhost:1"
+IMAGES = {TEST_IMAGE: AGNHOST, "localhost/ilanet/coredns:1": COREDNS}
 """Name and program: what test pods run, Kubernetes' own agnhost on a busybox, and the DNS server."""
 
 _DNS = Path(__file__).parent / "coredns.yaml"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lab.authority import Authority
 from lab.cluster import InHost
-from lab.etcd import Place
+from lab.etcd import Place, endpoint
 from lab.fabric import Host
 from lab.namespace import CommandError, run
 from lab.process import Process, ProcessError, stop_all
@@ -52,7 +52,7 @@ class ControlPlane:
     @property
     def server(self) -> str:
         """The API server's URL."""
-        return f"https://[{self._host.address}]:{_PORT}"
+        return f"https://{endpoint(self._host.address, _PORT)}"
 
     @property
     def admin(self) -> Path:
@@ -120,7 +120,7 @@ class ControlPlane:
             "etcd-cafile": etcd.ca,
             "etcd-certfile": etcd.certificate,
             "etcd-keyfile": etcd.key,
-            "etcd-servers": ",".join(f"https://{endpoint}" for endpoint in self._etcd.endpoints),
+            "etcd-servers": ",".join(f"https://{member}" for member in self._etcd.endpoints),
             "kubelet-certificate-authority": kubelet.ca,
             "kubelet-client-certificate": kubelet.certificate,
             "kubelet-client-key": kubelet.key,

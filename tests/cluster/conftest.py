@@ -10,15 +10,14 @@ from collections.abc import Iterator
 import pytest
 
 from lab.kubernetes.cluster import KubernetesCluster
+from lab.kubernetes.node import PROXY_MODES
 from tests.cluster.kubectl import Kubectl
 
 
-@pytest.fixture(scope="session", params=["nftables", "iptables"])
+@pytest.fixture(scope="session", params=["of KUBECONFIG"] if os.environ.get("KUBECONFIG") else PROXY_MODES)
 def door(request: pytest.FixtureRequest) -> Iterator[list[str]]:
     """Yield the words of kubectl, for each of kube-proxy's modes where the cluster is ours."""
     if os.environ.get("KUBECONFIG"):
-        if request.param != "nftables":
-            pytest.skip("the cluster of KUBECONFIG has one kube-proxy mode")
         yield ["kubectl"]
         return
     cluster = KubernetesCluster(name=f"k{os.getpid()}", proxy_mode=request.param, say=print)

@@ -8,12 +8,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from lab.kubernetes.cluster import TEST_IMAGE
 from lab.namespace import CommandError, run
 
 PATIENCE = 60.0
 """Seconds until what a test waits for must be so, on a loaded machine."""
-
-IMAGE = "localhost/ilanet/agnhost:1"
 
 PORT = 8080
 """Where agnhost's netexec answers over HTTP."""
@@ -69,9 +68,9 @@ class Kubectl:
         return body.strip() if " 200 " in head else ""
 
 
-def eventually(work: Callable[[], T], patience: float = PATIENCE) -> T:
+def eventually(work: Callable[[], T]) -> T:
     """Return what `work` returns, once it neither fails nor asserts; the last reason is raised in the end."""
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + PATIENCE
     while True:
         try:
             return work()
@@ -81,7 +80,7 @@ def eventually(work: Callable[[], T], patience: float = PATIENCE) -> T:
             time.sleep(0.3)
 
 
-def deployment(name: str, *, replicas: int, **spec: object) -> dict[str, object]:
+def deployment(name: str, *, replicas: int) -> dict[str, object]:
     """Return a Deployment of agnhost's netexec, its pods spread over the nodes."""
     spread = {
         "maxSkew": 1,
@@ -98,19 +97,19 @@ def deployment(name: str, *, replicas: int, **spec: object) -> dict[str, object]
             "selector": {"matchLabels": {"app": name}},
             "template": {
                 "metadata": {"labels": {"app": name}},
-                "spec": {"topologySpreadConstraints": [spread], **pod_spec(), **spec},
+                "spec": {"topologySpreadConstraints": [spread], **pod_spec()},
             },
         },
     }
 
 
-def pod_spec(*arguments: str) -> dict[str, object]:
+def pod_spec() -> dict[str, object]:
     """Return what runs in a pod: netexec, ready once it answers."""
     container = {
         "name": "web",
-        "image": IMAGE,
+        "image": TEST_IMAGE,
         "imagePullPolicy": "Never",
-        "args": ["netexec", f"--http-port={PORT}", f"--udp-port={PORT}", *arguments],
+        "args": ["netexec", f"--http-port={PORT}", f"--udp-port={PORT}"],
         "readinessProbe": {"httpGet": {"path": "/hostname", "port": PORT}, "periodSeconds": 1},
     }
     return {"containers": [container], "terminationGracePeriodSeconds": 0}

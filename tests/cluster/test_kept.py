@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from cni.spec import KEEP_ADDRESS
 from tests.cluster.kubectl import Kubectl, deployment, eventually, pod_spec
 
 pytestmark = pytest.mark.timeout(300)
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.timeout(300)
 def stateful_set(name: str, replicas: int) -> dict[str, object]:
     """Return a StatefulSet whose pods keep their addresses."""
     template = {
-        "metadata": {"labels": {"app": name}, "annotations": {"ilanet.io/keep-address": "true"}},
+        "metadata": {"labels": {"app": name}, "annotations": {KEEP_ADDRESS: "true"}},
         "spec": pod_spec(),
     }
     return {
