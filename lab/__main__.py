@@ -9,28 +9,22 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 from lab.cluster import STATE, Cluster
 from lab.demo import DemoError, Story, tell
 from lab.namespace import NETNS, CommandError, Namespace
 from lab.process import ProcessError
+from lab.progress import progress
 from lab.runtime import CniError
-
-_STARTED = time.monotonic()
 
 
 def _say(text: str) -> None:
     print(text, flush=True)
 
 
-def _progress(text: str) -> None:
-    _say(f"[{time.monotonic() - _STARTED:5.1f} s] {text}")
-
-
 def _demo(name: str) -> int:
     """Run the demo; whatever happens, leave nothing behind."""
-    cluster = Cluster(name=name, say=_progress)
+    cluster = Cluster(name=name, say=progress)
     status = 1
     try:
         cluster.start()
@@ -45,18 +39,16 @@ def _demo(name: str) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _say("")
-        _progress("taking everything down")
+        progress("taking everything down")
         cluster.close()
         left = cluster.leftovers()
-        _progress(
-            f"LEFT BEHIND: {', '.join(left)}" if left else "nothing is left: no process, namespace, mount or file"
-        )
+        progress(f"LEFT BEHIND: {', '.join(left)}" if left else "nothing is left: no process, namespace, mount or file")
     return status or bool(left)
 
 
 def _up(name: str) -> int:
     """Bring the demo network up and leave it running."""
-    cluster = Cluster(name=name, say=_progress)
+    cluster = Cluster(name=name, say=progress)
     try:
         cluster.start()
         for number, host in enumerate(cluster.hosts, start=1):

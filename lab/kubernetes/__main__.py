@@ -5,18 +5,12 @@ from __future__ import annotations
 
 import argparse
 import subprocess
-import time
 
 from lab.kubernetes.cluster import KubernetesCluster
 from lab.kubernetes.programs import built, folder
 from lab.namespace import NETNS, CommandError
 from lab.process import ProcessError
-
-_STARTED = time.monotonic()
-
-
-def _say(text: str) -> None:
-    print(f"[{time.monotonic() - _STARTED:5.1f} s] {text}", flush=True)
+from lab.progress import progress
 
 
 def _up(cluster: KubernetesCluster) -> int:
@@ -30,7 +24,7 @@ def _up(cluster: KubernetesCluster) -> int:
         cluster.close()
         raise
     print(cluster.kubectl("get", "nodes", "-o", "wide"), flush=True)
-    _say("up: `make kubectl WORDS='get pods -A'` asks it, `make cluster-down` ends it")
+    progress("up: `make kubectl WORDS='get pods -A'` asks it, `make cluster-down` ends it")
     return 0
 
 
@@ -53,9 +47,9 @@ def main() -> int:
     parser.add_argument("what", choices=["build", "up", "down", "kubectl"])
     parser.add_argument("words", nargs=argparse.REMAINDER, help="of kubectl")
     options = parser.parse_args()
-    cluster = KubernetesCluster(say=_say)
+    cluster = KubernetesCluster(say=progress)
     if options.what == "build":
-        built(_say)
+        built(progress)
         return 0
     if options.what == "up":
         return _up(cluster)
@@ -63,7 +57,7 @@ def main() -> int:
         return _kubectl(cluster, options.words)
     cluster.close()
     left = cluster.lab.leftovers()
-    _say(f"LEFT BEHIND: {', '.join(left)}" if left else "nothing is left: no process, namespace, mount or file")
+    progress(f"LEFT BEHIND: {', '.join(left)}" if left else "nothing is left: no process, namespace, mount or file")
     return bool(left)
 
 

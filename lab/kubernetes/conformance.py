@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import subprocess
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -13,6 +12,7 @@ from xml.etree import ElementTree as ET
 from lab.kubernetes.cluster import KubernetesCluster
 from lab.kubernetes.images import made
 from lab.kubernetes.programs import E2E, KUBERNETES, built
+from lab.progress import progress
 
 FOCUS = r"\[sig-network\].*\[Conformance\]"
 """The network's part of what every Kubernetes must pass."""
@@ -21,8 +21,6 @@ REPORT = Path("build/conformance")
 """Where e2e.test writes what it says and its report."""
 
 DOCUMENT = Path("docs/conformance.md")
-
-_STARTED = time.monotonic()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +33,13 @@ class Outcome:
     reason: str
 
 
-def _say(text: str) -> None:
-    print(f"[{time.monotonic() - _STARTED:5.1f} s] {text}", flush=True)
-
-
 def run(cluster: KubernetesCluster, focus: str) -> list[Outcome]:
     """Bring the cluster up with the tests' images, run the specs that match, and return what became of each."""
-    programs = built(_say, tests=True)
-    archives = made(_say)
+    programs = built(progress, tests=True)
+    archives = made(progress)
     cluster.start()
     for node in cluster.nodes:
-        _say(f"the tests' images to {node.host.name}")
+        progress(f"the tests' images to {node.host.name}")
         for name, archive in archives.items():
             node.runtime.take(archive, name)
     REPORT.mkdir(parents=True, exist_ok=True)
@@ -54,7 +48,7 @@ def run(cluster: KubernetesCluster, focus: str) -> list[Outcome]:
         *(f"--kubeconfig={cluster.control.admin}", f"--ginkgo.focus={focus}", f"--report-dir={REPORT}"),
         *("--ginkgo.no-color", "--ginkgo.timeout=2h", "--disable-log-dump", "--num-nodes=3"),
     ]
-    _say(f"e2e.test, specs that match {focus}; its words go to {REPORT / 'log'}")
+    progress(f"e2e.test, specs that match {focus}; its words go to {REPORT / 'log'}")
     with (REPORT / "log").open("wb") as log:
         subprocess.run(words, stdout=log, stderr=log, check=False)
     return parse(REPORT / "junit_01.xml")
@@ -100,7 +94,7 @@ def main() -> int:
     parser.add_argument("--focus", default=FOCUS, help="regular expression of specs")
     parser.add_argument("--document", type=Path, default=DOCUMENT, help="where the table goes")
     options = parser.parse_args()
-    cluster = KubernetesCluster(name="conform", say=_say)
+    cluster = KubernetesCluster(name="conform", say=progress)
     try:
         outcomes = run(cluster, options.focus)
     finally:
@@ -109,7 +103,7 @@ def main() -> int:
     failed = [outcome for outcome in outcomes if outcome.status != "passed"]
     for outcome in failed:
         print(f"{outcome.status}: {outcome.name}: {outcome.reason}", flush=True)
-    _say(f"{len(outcomes) - len(failed)} of {len(outcomes)} passed: {options.document}")
+    progress(f"{len(outcomes) - len(failed)} of {len(outcomes)} passed: {options.document}")
     return int(bool(failed) or not outcomes)
 
 

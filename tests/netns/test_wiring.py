@@ -12,6 +12,7 @@ import pytest
 
 from agent.core.network import InterfaceExists, NetworkError, NotWired, PodLink
 from agent.kernel.namespace import in_namespace
+from agent.kernel.netlink import Socket
 from agent.kernel.wiring import KernelWiring
 from lab.namespace import CommandError, Namespace
 
@@ -257,3 +258,12 @@ def test_many_pods_at_once(host: Host, capsys: pytest.CaptureFixture[str]) -> No
     with capsys.disabled():
         print(f"\nwire(): {seconds * 1e3:.2f} ms alone, {(time.perf_counter() - started) * 1e3:.1f} ms for 16 at once")
     assert len(host.inside(host.wiring.links)) == 17
+
+
+def test_an_index_is_asked_for_in_the_socket_s_namespace(host: Host) -> None:
+    """The loopback has the first, a name that nobody has none; what cannot be asked is an error, not a None."""
+    with host.inside(Socket.open) as asking:
+        assert asking.index("lo") == 1
+        assert asking.index("nobody") is None
+    with open(host.namespace.path) as file, pytest.raises(NetworkError, match="interface lo"):  # noqa: PTH123
+        Socket(file).index("lo")  # type: ignore[arg-type]  # no socket at all
