@@ -257,7 +257,12 @@ def mounted_bpffs() -> Iterator[Path]:
 
 
 def make_devices() -> None:
-    """Make the devices in the present namespace: indexes and MAC addresses are those above."""
+    """Make the devices in the present namespace: indexes and MAC addresses are those above.
+
+    Their kernel says nothing of its own (router solicitations, multicast reports): programs that are attached
+    would count it beside a test's packet.
+    """
+    Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
     for index, name, mac, peer_mac in (
         (UNDERLAY, "under", UNDERLAY_MAC, FABRIC_MAC),
         (POD_A, "host-a", HOST_A_MAC, POD_A_MAC),

@@ -161,14 +161,17 @@ class Trial:
         return pod.interface in self.place.links(pod.netns)
 
     def traces(self) -> frozenset[str]:
-        """Return what the host has now."""
+        """Return what the host has now and keeps: a file on its way to be renamed (*.tmp) soon has another name."""
+        return frozenset(trace for trace in self._present() if not trace.endswith(".tmp"))
+
+    def _present(self) -> frozenset[str]:
         return self.place.traces([pod.container_id for pod in self._pods])
 
     def gone(self, what: str, before: frozenset[str]) -> None:
         """See that the host comes back to what it had before: nothing left, nothing more taken."""
 
         def difference() -> str:
-            now = self.traces()
+            now = self._present()
             left, taken = sorted(now - before), sorted(before - now)
             return "; ".join(
                 f"{word} {', '.join(items)}" for word, items in (("left:", left), ("taken too:", taken)) if items
