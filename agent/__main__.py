@@ -45,15 +45,19 @@ from agent.node import Node
 from agent.publications import Publications
 from agent.records import RecordDirectory
 from agent.releases import Releases
+from agent.reports import Reports
 from agent.reserve import Reserve
 from agent.upkeep import Upkeep
+from ila import VERSION
 from ila.channel import PeerChannel
+from ila.enrolment import Enroller, Wanted
 from ila.etcd import EtcdStore
 from ila.http import HttpServer
 from ila.log import set_up
 from ila.mapping import Generation
 from ila.settings import SettingsError, read
 from ila.stream import EtcdMappingStream
+from proto import ilanet_pb2 as pb
 
 log = logging.getLogger("ilanet.agent")
 
@@ -65,6 +69,7 @@ CALL_BACKOFF = (0.05, 0.2, 0.5)
 
 REGISTER_BACKOFF = (0.2, 0.5, 1.0, 2.0, 5.0)
 STREAM_BACKOFF = (0.1, 0.5, 1.0, 2.0, 5.0)
+ENROL_BACKOFF = (0.2, 0.5, 1.0, 2.0, 5.0)
 BACKLOG_PAUSE = 2.0
 RETRY = 1.0
 AUDIT = 600.0
@@ -97,7 +102,7 @@ class Agent:
             deadline=CALL_DEADLINE,
             backoff=CALL_BACKOFF,
         )
-        self._wiring = KernelWiring()
+        self._wiring = KernelWiring(sysctls=config.sysctl_directory)
         self._endpoints = EndpointTable(
             records=RecordDirectory(path=config.state_directory / "endpoints"), pool=self._pool
         )
@@ -117,6 +122,8 @@ class Agent:
             settled=self._publications.settled,
             forget=self._reserve.forget,
         )
+        self._reports = Reports(controller=self._controller, status=self._status, table=self._endpoints)
+        self._enroller = _enroller(config)
         self._upkeep = Upkeep(
             address=config.address,
             datapath=self._datapath,
@@ -184,7 +191,7 @@ class Agent:
             reject_mark=config.reject_mark,
             controller=self._controller,
             datapath=self._datapath,
-            networking=KernelHost(records=RecordDirectory(path=config.state_directory / "sysctl")),
+            networking=_kernel_host(config),
             reject=RejectTable(mark=config.reject_mark),
             records=RecordDirectory(path=config.state_directory / "node"),
             status=self._status,
@@ -201,6 +208,7 @@ class Agent:
             path=config.cni_config,
             chain=config.cni_chain,
             plugins=config.cni_plugins,
+            executable=config.cni_executable,
             datapath=self._datapath,
             status=self._status,
             pool=self._pool,
@@ -235,8 +243,18 @@ class Agent:
                 tasks.create_task(self._loop.listen(changes))
                 for backlog in (self._publications, self._releases, self._reserve):
                     tasks.create_task(backlog.run(BACKLOG_PAUSE))
+                tasks.create_task(self._reports.run())
+                if self._enroller is not None:
+                    tasks.create_task(self._enroller.run(self._enrolled, ENROL_BACKOFF))
                 tasks.create_task(self._follow())
                 tasks.create_task(self._serve())
+
+    def _enrolled(self, reason: str) -> None:
+        """Note why a certificate cannot be had; '' if all are there."""
+        if reason:
+            self._status.problem("certificates", reason)
+        else:
+            self._status.well("certificates")
 
     async def _follow(self) -> None:
         """Register and follow etcd's mappings; a node that was registered before adopts the kernel's first.
@@ -291,6 +309,7 @@ class Agent:
         registration = self._status.registration
         return {
             "node": self._config.node,
+            "version": VERSION,
             "address": str(self._config.address),
             "locator": str(registration.locator) if registration else None,
             "serving": self._status.serving,
@@ -325,10 +344,27 @@ async def _run(config: AgentConfig) -> None:
         await task
 
 
+def _enroller(config: AgentConfig) -> Enroller | None:
+    """Return what gets this node's certificates into the files of its two peers; None if they are there."""
+    controller, etcd = config.controller, config.etcd
+    if config.enrolment is None or controller.ca is None:
+        return None
+    wanted = [
+        Wanted(purpose=purpose, certificate=peer.certificate, key=peer.key)
+        for purpose, peer in ((pb.Purpose.PURPOSE_NODE, controller), (pb.Purpose.PURPOSE_ETCD_READER, etcd))
+        if peer.certificate is not None and peer.key is not None
+    ]
+    return Enroller(settings=config.enrolment, ca=controller.ca, wanted=wanted)
+
+
+def _kernel_host(config: AgentConfig) -> KernelHost:
+    return KernelHost(records=RecordDirectory(path=config.state_directory / "sysctl"), sysctls=config.sysctl_directory)
+
+
 def _uninstall(config: AgentConfig) -> None:
     """Remove what runtimes read, links, routes, rules, programs, pins and records; then restore the sysctls."""
-    remove_conflist(config.cni_config)
-    KernelHost(records=RecordDirectory(path=config.state_directory / "sysctl")).uninstall()
+    remove_conflist(config.cni_config, config.cni_plugins, config.cni_executable)
+    _kernel_host(config).uninstall()
     RejectTable(mark=config.reject_mark).remove()
     BpfDatapath(object_path=config.bpf_object, pin_directory=config.bpf_directory).unload()
     for name in ("endpoints", "node", "reserve", "sysctl"):

@@ -112,7 +112,7 @@ class Assembly:
         self, undo: AsyncExitStack, blank: Endpoint, registration: Registration, netns_fd: int
     ) -> Endpoint:
         with self._timed("assign"):
-            endpoint = self._from_reserve(blank) or await self._from_controller(undo, blank)
+            endpoint = self._from_reserve(blank, registration) or await self._from_controller(undo, blank)
         undo.push_async_callback(self._give_up, endpoint)
         undo.push_async_callback(self._in_pool, self._wiring.unwire, endpoint.host_name)
         undo.callback(self._close, endpoint)
@@ -125,12 +125,12 @@ class Assembly:
                 await recording
         return endpoint
 
-    def _from_reserve(self, blank: Endpoint) -> Endpoint | None:
+    def _from_reserve(self, blank: Endpoint, registration: Registration) -> Endpoint | None:
         """Give a pod an identifier that this node has: its own of an earlier sandbox here, or one of the reserve.
 
-        A pod that keeps its address may have one elsewhere: only the controller knows.
+        A pod that keeps its address, or may keep it, can have one elsewhere: only the controller knows.
         """
-        if blank.pod.keep_address:
+        if registration.asks_first(blank.pod):
             return None
         earlier = [other for other in self._table.of_owner(blank.pod) if other.identifier != UNKNOWN]
         if earlier:
@@ -147,16 +147,17 @@ class Assembly:
         take_over = self._table.has_older(blank)
         await self._record(blank)
         try:
-            identifier, generation = await self._controller.assign(
-                pod=pod, container_id=blank.container_id, take_over=take_over
-            )
+            assigned = await self._controller.assign(pod=pod, container_id=blank.container_id, take_over=take_over)
         except ControllerError as error:
             raise TryAgain(f"no identifier for pod {pod}", str(error)) from error
         except Refused as refusal:
             if refusal.held:
                 raise TryAgain(f"pod {pod}: its identifier is held", str(refusal)) from refusal
             raise AskedWrongly(Code.REFUSED, f"pod {pod} gets no identifier", str(refusal)) from refusal
-        return replace(blank, identifier=identifier, generation=generation, state=State.WIRED)
+        pod = replace(pod, owner_name=assigned.owner)
+        return replace(
+            blank, pod=pod, identifier=assigned.identifier, generation=assigned.generation, state=State.WIRED
+        )
 
     async def _record(self, endpoint: Endpoint) -> None:
         try:

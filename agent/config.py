@@ -11,20 +11,13 @@ from agent.core.conflist import CHAINABLE
 from agent.core.datapath import HostPath
 from ila import log, settings
 from ila.address import Locator
-from ila.settings import Peer, setting
+from ila.settings import Enrolment, Peer, setting
 
 
 def _next_hop(value: object) -> str:
     if value not in ("auto", "gateway", "neighbour"):
         raise ValueError("must be 'auto', 'gateway' or 'neighbour'")
     return str(value)
-
-
-def _underlay(value: object) -> tuple[str, ...]:
-    names = settings.device_names(value)
-    if not names:
-        raise ValueError("must name at least one device")
-    return names
 
 
 def _chain(value: object) -> tuple[str, ...]:
@@ -52,11 +45,14 @@ class AgentConfig:
     address: ipaddress.IPv6Address = setting(settings.address)
     """The node address: source of the host's own packets to pods, and where redirects arrive."""
 
-    underlay: tuple[str, ...] = setting(_underlay)
-    """Names of the devices towards the other nodes; the first carries the SIR route."""
-
     controller: Peer = setting(settings.table(Peer))
     etcd: Peer = setting(settings.table(Peer))
+
+    underlay: tuple[str, ...] = setting(settings.device_names, ())
+    """Names of the devices towards the other nodes, the first carries the SIR route; none: that of the node address."""
+
+    enrolment: Enrolment | None = setting(settings.table(Enrolment), None)
+    """Where this node gets its certificates from, into the files of `controller` and `etcd`; none: they are there."""
 
     locator: Locator | None = setting(settings.locator, None)
     """The /64 that this node declares as its own; none: the controller chooses."""
@@ -96,6 +92,12 @@ class AgentConfig:
 
     cni_plugins: Path = setting(settings.file_path, Path("/opt/cni/bin"))
     """Where the runtime finds plugins."""
+
+    cni_executable: Path | None = setting(settings.file_path, None)
+    """The executable to put among `cni_plugins` as `ilanet`; none: it is there."""
+
+    sysctl_directory: Path = setting(settings.file_path, Path("/proc/sys"))
+    """Where sysctls can be written: in a container the host's /proc/sys/net is mounted elsewhere."""
 
     cni_chain: tuple[str, ...] = setting(_chain, ("portmap", "bandwidth"))
     """Plugins of the CNI project that follow ours, in this order: 'portmap', 'bandwidth', 'tuning'.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""This node's CNI network configuration: written once the agent can serve, kept right, removed on uninstall only.
+"""What runtimes read of ours: the CNI executable, and the network configuration, there once the agent can serve.
 
-While the file is missing the runtime reports the node as not ready, so that no pod is sent here too early; an
-agent that stops leaves it, since pods end and start again as soon as the agent is back.
+While the configuration is missing the runtime reports the node as not ready, so that no pod is sent here too early;
+an agent that stops leaves it, since pods end and start again as soon as the agent is back.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from agent.core.datapath import Datapath
 from agent.core.status import Status
 from agent.pool import uninterrupted
 
+NAME = "ilanet"
+"""Of the executable among the plugins, and of the plugin in the configuration."""
+
 
 class Conflist:
     """The file, and the plugins that it can name on this node."""
@@ -28,14 +31,16 @@ class Conflist:
         path: Path,
         chain: Sequence[str],
         plugins: Path,
+        executable: Path | None,
         datapath: Datapath,
         status: Status,
         pool: Executor,
     ) -> None:
-        """Take the plugins to follow ours, and the folder where the runtime looks for them."""
+        """Take the plugins to follow ours, the folder where the runtime looks for them, and what to put there."""
         self._path = path
         self._chain = tuple(chain)
         self._plugins = plugins
+        self._executable = executable
         self._datapath = datapath
         self._status = status
         self._pool = pool
@@ -46,17 +51,9 @@ class Conflist:
             await uninterrupted(self._pool, self._write)
 
     def _write(self) -> None:
-        raw = render([name for name in self._chain if self._works(name)])
-        with contextlib.suppress(FileNotFoundError):
-            if self._path.read_bytes() == raw:
-                return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._path.with_name(f"{self._path.name}.tmp")
-        with temporary.open("wb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._path)
+        if self._executable is not None:
+            _put(self._plugins / NAME, self._executable.read_bytes(), mode=0o755)
+        _put(self._path, render([name for name in self._chain if self._works(name)]), mode=0o644)
 
     def _works(self, name: str) -> bool:
         """Tell whether a plugin works here; one that does not would fail every pod, so it is left out, and said so."""
@@ -72,7 +69,27 @@ class Conflist:
         return not reason
 
 
-def remove(path: Path) -> None:
-    """Remove the file; one that is not there is no error."""
-    path.unlink(missing_ok=True)
-    path.with_name(f"{path.name}.tmp").unlink(missing_ok=True)
+def remove(path: Path, plugins: Path, executable: Path | None) -> None:
+    """Remove the file, and the executable if it was put there; what is not there is no error."""
+    for made in [path, *([plugins / NAME] if executable is not None else [])]:
+        made.unlink(missing_ok=True)
+        _temporary(made).unlink(missing_ok=True)
+
+
+def _put(path: Path, raw: bytes, *, mode: int) -> None:
+    """Make a file have this content and mode, by temporary file and rename: a runtime may read or start it now."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.read_bytes() == raw and path.stat().st_mode & 0o777 == mode:
+            return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    with temporary.open("wb") as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(raw)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{path.name}.tmp")

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import grpc
 
 from agent.core.endpoint import Endpoint, Pod, State
-from agent.core.ports import ControllerError, Refused, Registration
+from agent.core.ports import Assigned, ControllerError, Refused, Registration
 from ila.address import Identifier, Locator
 from ila.channel import PeerChannel
 from ila.domain import Domain
@@ -87,14 +87,15 @@ class GrpcController:
                     checksum_mode=reply.checksum_mode,
                 ),
                 closed_ports=tuple(reply.closed_ports),
+                ask_first=tuple(reply.ask_first),
             )
         except ValueError as error:
             raise ControllerError(f"controller {self._channel.name} answered what does not parse: {error}") from error
 
     async def assign(
         self, *, pod: Pod, container_id: str, take_over: bool, reserved: Identifier | None = None
-    ) -> tuple[Identifier, Generation]:
-        """Return the pod's identifier and the generation of the mapping that now points here."""
+    ) -> Assigned:
+        """Return the pod's identifier, whose mapping now points here."""
         reply = await self._call(
             lambda stub: stub.Assign,
             pb.AssignRequest(
@@ -106,7 +107,8 @@ class GrpcController:
             ),
         )
         (identifier,) = self._identifiers([reply.identifier])
-        return identifier, Generation(reply.generation.epoch, reply.generation.revision)
+        generation = Generation(reply.generation.epoch, reply.generation.revision)
+        return Assigned(identifier=identifier, generation=generation, owner=reply.owner)
 
     async def release(self, *, pod: Pod, container_id: str, identifier: Identifier) -> None:
         """End what the container holds, and take the identifier out of the reserve."""
@@ -114,6 +116,13 @@ class GrpcController:
             lambda stub: stub.Release,
             pb.ReleaseRequest(node=self._node, pod=_pod(pod), container_id=container_id, identifier=identifier.value),
         )
+
+    async def report(self, *, version: str, serving: bool, problems: Mapping[str, str], owners: Iterable[str]) -> None:
+        """Tell how this node is."""
+        request = pb.ReportRequest(
+            node=self._node, version=version, serving=serving, problems=problems, owners=sorted(owners)
+        )
+        await self._call(lambda stub: stub.Report, request)
 
     async def reserve(self, *, count: int) -> list[Identifier]:
         """Return all identifiers of this node's reserve, filled up to `count`."""
@@ -147,7 +156,13 @@ class GrpcController:
 
 
 def _pod(pod: Pod) -> pb.Pod:
-    return pb.Pod(namespace=pod.namespace, name=pod.name, uid=pod.uid, keep_address=pod.keep_address)
+    return pb.Pod(
+        namespace=pod.namespace,
+        name=pod.name,
+        uid=pod.uid,
+        keep_address=pod.keep_address,
+        owner=pod.owner_name,
+    )
 
 
 def _generation(generation: Generation) -> pb.Generation:

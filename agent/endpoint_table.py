@@ -26,7 +26,7 @@ class EndpointTable:
         self._records = records
         self._pool = pool
         self._endpoints: dict[str, Endpoint] = {}
-        self._groups: defaultdict[tuple[str, ...], dict[str, Endpoint]] = defaultdict(dict)
+        self._groups: defaultdict[str, dict[str, Endpoint]] = defaultdict(dict)
         """The same by owner and by container: an ADD looks at few, however many pods there are."""
 
         self._busy: set[str] = set()
@@ -149,9 +149,9 @@ class EndpointTable:
                     self._idle.set()
 
 
-def _container(container_id: str) -> tuple[str, ...]:
-    return ("container", container_id, "")
+def _container(container_id: str) -> str:
+    return f"container/{container_id}"
 
 
-def _groups(endpoint: Endpoint) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _groups(endpoint: Endpoint) -> tuple[str, str]:
     return endpoint.pod.owner, _container(endpoint.container_id)

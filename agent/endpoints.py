@@ -185,7 +185,7 @@ class Endpoints:
 
     async def _end_earlier(self, endpoint: Endpoint) -> None:
         """Take apart what earlier sandboxes of this very pod have left: a runtime that was killed forgets them."""
-        if endpoint.pod.keep_address:
+        if endpoint.pod.keeps:
             return
         for other in self._table.of_owner(endpoint.pod):
             if other.container_id == endpoint.container_id or not other.attached:

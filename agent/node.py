@@ -7,7 +7,7 @@ import asyncio
 import ipaddress
 import json
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Protocol, TypeVar
 
@@ -18,7 +18,7 @@ from agent.core.network import Device, Hop, HostNetworking, PodRoute, host_state
 from agent.core.ports import Controller, ControllerError, Records, Refused, Registration
 from agent.core.status import Status
 from agent.pool import uninterrupted
-from ila.address import Locator
+from ila.address import Locator, SirPrefix
 from ila.domain import Domain
 from ila.mapping import Generation, decode_node, encode_node, node_key
 from ila.mapping import Node as NodeRecord
@@ -35,10 +35,10 @@ NODES = "nodes"
 
 
 class RejectRule(Protocol):
-    """The rule that answers packets to identifiers which nothing maps with ICMPv6 unreachable, code 3."""
+    """The rules that answer packets to identifiers which nothing maps, and keep pods from ports of ilanet here."""
 
-    def ensure(self) -> bool:
-        """Put the rule in place if it is not; return whether it had to be."""
+    def ensure(self, *, sir_prefix: SirPrefix, closed_ports: Collection[int]) -> bool:
+        """Put the rules in place if they are not; return whether they had to be."""
 
 
 class Node:
@@ -99,6 +99,7 @@ class Node:
                 locator=Locator.parse(fields["locator"]),
                 domain=Domain.parse(**fields["domain"]),
                 closed_ports=tuple(map(int, fields["closed_ports"])),
+                ask_first=tuple(fields.get("ask_first", ())),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"node record {raw[:300]!r} does not parse: {error}") from error
@@ -128,7 +129,8 @@ class Node:
         registration = self._status.registration
         if registration is None:
             return
-        devices = [self._networking.device(name) for name in self._underlay]
+        names = self._underlay or (self._networking.device_of(self._address),)
+        devices = [self._networking.device(name) for name in names]
         nodes = await self._known_nodes()
         others = {name: node for name, node in nodes.items() if node.locator != registration.locator}
         node_hops = {name: self._networking.lookup(node.address) for name, node in others.items()}
@@ -150,7 +152,7 @@ class Node:
         )
         self._attach(devices, await self._in_pool(self._datapath.attached))
         self._write_nodes(nodes)
-        self._reject.ensure()
+        self._reject.ensure(sir_prefix=registration.domain.sir_prefix, closed_ports=registration.closed_ports)
         state = host_state(
             sir_prefix=registration.domain.sir_prefix,
             node_address=self._address,
@@ -231,6 +233,7 @@ def _to_json(registration: Registration) -> bytes:
                 "checksum_mode": domain.checksum_mode.value,
             },
             "closed_ports": list(registration.closed_ports),
+            "ask_first": list(registration.ask_first),
         },
         indent=1,
     ).encode()

@@ -10,10 +10,9 @@ from dataclasses import replace
 
 from agent.backlog import Backlog
 from agent.core.endpoint import Endpoint, State
-from agent.core.ports import Controller, ControllerError, Refused
+from agent.core.ports import Assigned, Controller, ControllerError, Refused
 from agent.core.status import Status
 from agent.endpoint_table import EndpointTable
-from ila.mapping import Generation
 
 log = logging.getLogger("ilanet.publications")
 
@@ -29,7 +28,7 @@ class Publications(Backlog):
         self._controller = controller
         self._table = table
         self._status = status
-        self._calls: dict[str, asyncio.Task[Generation]] = {}
+        self._calls: dict[str, asyncio.Task[Assigned]] = {}
 
     async def step(self) -> bool:
         """Publish everything that waits; return whether nothing is left."""
@@ -65,19 +64,21 @@ class Publications(Backlog):
                 failures.append(f"{endpoint.pod}: {error}")
         return failures
 
-    async def _ask(self, endpoint: Endpoint) -> Generation:
-        identifier, generation = await self._controller.assign(
+    async def _ask(self, endpoint: Endpoint) -> Assigned:
+        assigned = await self._controller.assign(
             pod=endpoint.pod,
             container_id=endpoint.container_id,
             take_over=self._table.has_older(endpoint),
             reserved=endpoint.identifier,
         )
-        if identifier != endpoint.identifier:
-            raise ControllerError(f"the controller knows it as {identifier}, not as {endpoint.identifier}")
-        return generation
+        if assigned.identifier != endpoint.identifier:
+            raise ControllerError(f"the controller knows it as {assigned.identifier}, not as {endpoint.identifier}")
+        return assigned
 
-    async def _note(self, endpoint: Endpoint, generation: Generation) -> None:
+    async def _note(self, endpoint: Endpoint, assigned: Assigned) -> None:
         """Write down that the controller knows, unless a DEL came meanwhile."""
         async with self._table.locked(endpoint.container_id):
             if self._table.get(endpoint.host_name) is endpoint:
-                await self._table.save(replace(endpoint, state=State.WIRED, generation=generation))
+                pod = replace(endpoint.pod, owner_name=assigned.owner)
+                wired = replace(endpoint, pod=pod, state=State.WIRED, generation=assigned.generation)
+                await self._table.save(wired)

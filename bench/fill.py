@@ -22,6 +22,7 @@ from ila.address import Locator
 from ila.channel import PeerChannel
 from ila.etcd import OPERATIONS
 from ila.settings import Peer
+from ila.certificates import CONTROLLER
 from lab import etcd as lab_etcd
 from lab.cluster import DOMAIN
 from lab.mappings import identifiers
@@ -65,8 +66,8 @@ def main() -> None:
         endpoints=(endpoint,),
         authority=lab_etcd.NAME,
         ca=place / "ca.pem",
-        certificate=place / f"{lab_etcd.CONTROLLER}.pem",
-        key=place / f"{lab_etcd.CONTROLLER}.key",
+        certificate=place / f"{CONTROLLER}.pem",
+        key=place / f"{CONTROLLER}.key",
     )
     print(*asyncio.run(fill(peer, int(first), int(last), int(shift))))
 

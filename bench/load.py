@@ -22,7 +22,7 @@ from typing import Any
 
 from agent.kernel.bpf_map import Map
 from bench.results import DIRECTORY, SOURCE, Results, clean_ups, main
-from lab import etcd as lab_etcd
+from ila.certificates import CONTROLLER
 from lab.cluster import Cluster
 from lab.namespace import CommandError
 
@@ -59,7 +59,7 @@ class Load:
         if cluster.etcd is None:
             raise ValueError("the cluster must be started first")
         self._etcd = cluster.etcd
-        certificate = self._etcd.client(lab_etcd.CONTROLLER).certificate
+        certificate = self._etcd.client(CONTROLLER).certificate
         self._certificates = str(Path(certificate or "").parent)
 
     def fill(self, first: int, last: int, *, shift: int = 0) -> Filled:

@@ -7,6 +7,7 @@
     /ilanet/v1/nodes/<name>              {"locator", "address", "port"}: a node and its control address
     /ilanet/v1/owners/uid/<uid>          {"identifier", "node", "container", "state", "epoch"}: who holds an identifier
     /ilanet/v1/owners/name/<ns>/<name>   the same, of a pod that keeps its address
+    /ilanet/v1/owners/machine/<ns>/<n>   the same, of a virtual machine, whichever pod it runs in
     /ilanet/v1/reserves/<node>/<id>      the epoch in which a node was handed this identifier in advance
     /ilanet/v1/taken/identifiers/<id>    the owner whose identifier it is, also while nothing maps it, or reserve/<node>
     /ilanet/v1/taken/locators/<locator>  the name of the node whose locator it is
@@ -76,7 +77,10 @@ class OwnerState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class OwnerName:
-    """Who owns an identifier: 'uid/<uid>', or 'name/<namespace>/<name>' of a pod that keeps its address."""
+    """Who owns an identifier: 'uid/<uid>', or a pod that keeps its address, or a virtual machine.
+
+    The last two are 'name/<namespace>/<name>' and 'machine/<namespace>/<name>'.
+    """
 
     text: str
 
@@ -92,10 +96,33 @@ class OwnerName:
         """Return the owner of a pod that keeps its address; ValueError quotes a wrong name."""
         return cls(f"name/{checked_name(namespace, 'pod namespace')}/{checked_name(name, 'pod name')}")
 
+    @classmethod
+    def of_machine(cls, namespace: str, name: str) -> Self:
+        """Return the owner that a virtual machine is; ValueError quotes a wrong name."""
+        return cls(f"machine/{checked_name(namespace, 'namespace')}/{checked_name(name, 'virtual machine')}")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the owner written as text; ValueError quotes what is wrong."""
+        kind, _, rest = text.partition("/")
+        if kind == "uid":
+            return cls.of_uid(rest)
+        namespace, _, name = rest.partition("/")
+        if kind == "name":
+            return cls.of_name(namespace, name)
+        if kind == "machine":
+            return cls.of_machine(namespace, name)
+        raise ValueError(f"owner {text!r} begins with neither 'uid/' nor 'name/' nor 'machine/'")
+
     @property
     def keeps_address(self) -> bool:
         """Whether the identifier outlives the pod."""
-        return self.text.startswith("name/")
+        return not self.text.startswith("uid/")
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of who keeps an address; '' of a uid."""
+        return self.text.split("/")[1] if self.keeps_address else ""
 
     def __str__(self) -> str:
         """Return the text."""

@@ -3,14 +3,16 @@
 
 A parser is a function that takes what TOML gave and returns the value, or raises ValueError saying what it
 must be; `read` adds the file, the key and the offending text.
+`${NAME}` in a text stands for an environment variable, so that the pods of all nodes share one file.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +21,7 @@ from ila.address import Locator
 
 _NODE = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _DEVICE = re.compile(r"[^\s/:]{1,15}")
+_VARIABLE = re.compile(r"\$\{([^}]*)\}")
 
 T = TypeVar("T")
 
@@ -34,12 +37,30 @@ def setting(parse: Callable[[object], T], default: Any = MISSING) -> Any:  # noq
     return field(default=default, metadata={"parse": parse})
 
 
-def read(kind: type[T], path: Path) -> T:
+def read(kind: type[T], path: Path, environment: Mapping[str, str] = os.environ) -> T:
     """Return the settings in a TOML file as a `kind`; SettingsError names file, key and text."""
     try:
-        return table(kind)(tomllib.loads(path.read_text()))
+        return table(kind)(_filled(tomllib.loads(path.read_text()), environment))
     except (OSError, ValueError) as error:
         raise SettingsError(f"{path}: {error}") from error
+
+
+def _filled(value: object, environment: Mapping[str, str]) -> object:
+    """Return a value with the environment's variables in place of `${NAME}`; ValueError names one that is not set."""
+    if isinstance(value, dict):
+        return {key: _filled(item, environment) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_filled(item, environment) for item in value]
+    if not isinstance(value, str):
+        return value
+
+    def variable(match: re.Match[str]) -> str:
+        found = environment.get(match[1])
+        if found is None:
+            raise ValueError(f"{value!r}: the environment has no variable {match[1]!r}")
+        return found
+
+    return _VARIABLE.sub(variable, value)
 
 
 def table(kind: type[T]) -> Callable[[object], T]:
@@ -130,8 +151,12 @@ def device_names(value: object) -> tuple[str, ...]:
 
 
 def address(value: object) -> ipaddress.IPv6Address:
-    """Parse an IPv6 address."""
-    return ipaddress.IPv6Address(text(value))
+    """Parse an IPv6 address, or the first one of a list with commas (Kubernetes' status.hostIPs)."""
+    found = [ipaddress.ip_address(item.strip()) for item in text(value).split(",")]
+    for item in found:
+        if isinstance(item, ipaddress.IPv6Address):
+            return item
+    raise ValueError("has no IPv6 address: ilanet needs nodes with one, as in a cluster with IPv6 or both families")
 
 
 def locator(value: object) -> Locator:
@@ -162,6 +187,23 @@ def is_loopback(place: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enrolment:
+    """Where a pod of ilanet gets its certificates, against its service account's token (controller/enrolment.py)."""
+
+    endpoints: tuple[str, ...] = setting(endpoints)
+    """'[address]:port' of every replica; any will do."""
+
+    token: Path = setting(file_path)
+    """The token, of audience 'ilanet'; read again for every request, since the kubelet replaces it."""
+
+    authority: str = setting(text, "ilanet-controller")
+    """A name in every replica's certificate."""
+
+    ca: Path | None = setting(file_path, None)
+    """PEM file of the authorities that may have signed it; none: that of the controllers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

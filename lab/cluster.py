@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from agent.kernel.namespace import in_namespace
+from ila.certificates import AGENT, CONTROLLER, NODE
 from ila.domain import Domain
 from ila.settings import Peer
 from lab import controller as lab_controller
-from lab import etcd as lab_etcd
 from lab.authority import Authority
 from lab.controller import ControllerProcess, ControllerSetting, lines, peer_lines
 from lab.etcd import Etcd, Place
@@ -189,7 +189,7 @@ class Cluster:
         host = self.hosts[(number - 1) % len(self.hosts)]
         name = f"controller{number}"
         setting = ControllerSetting(
-            etcd=self.etcd.peer(self._authority.client(f"{name}-etcd", common_name=lab_etcd.CONTROLLER)),
+            etcd=self.etcd.peer(self._authority.client(f"{name}-etcd", common_name=CONTROLLER)),
             certificate=self._authority.server(name, names=[lab_controller.NAME, host.address]),
             sir_prefix=str(self.domain.sir_prefix),
             locator_space=tuple(map(str, self.domain.locator_space)),
@@ -233,8 +233,8 @@ class Cluster:
         bpf = self.bpffs(host)
         if not bpf.is_mount():
             self.mount_bpffs(host)
-        node = self._authority.client(f"{host.name}-node", common_name=f"ilanet:node:{host.name}")
-        reader = self._authority.client(f"{host.name}-etcd", common_name=lab_etcd.AGENT)
+        node = self._authority.client(f"{host.name}-node", common_name=f"{NODE}{host.name}")
+        reader = self._authority.client(f"{host.name}-etcd", common_name=AGENT)
         places = [self.hosts[number % len(self.hosts)].address for number in range(self._controller_count)]
         controller = Peer(
             endpoints=tuple(f"[{address}]:{CONTROLLER_PORT}" for address in places),

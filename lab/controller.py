@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ila.certificates import replace
 from ila.settings import Peer
-from lab.authority import Certificate, replace
+from lab.authority import Certificate
 from lab.etcd import endpoint, free_port
 from lab.process import Process, ProcessError
 

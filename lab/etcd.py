@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from ila import mapping
+from ila.certificates import AGENT, CONTROLLER
 from ila.settings import Peer
 from lab.authority import Authority, Certificate
 from lab.namespace import CommandError, run
@@ -22,10 +23,6 @@ from lab.process import Process
 
 NAME = "etcd.ilanet"
 """In every server's certificate: what clients check, since they know several addresses (grpc.default_authority)."""
-
-CONTROLLER = "ilanet-controller"
-AGENT = "ilanet-agent"
-"""Common names of client certificates, and names of etcd's users."""
 
 
 def endpoint(address: str, port: int) -> str:

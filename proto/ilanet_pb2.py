@@ -24,35 +24,55 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12proto/ilanet.proto\x12\tilanet.v1\"-\n\nGeneration\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x10\n\x08revision\x18\x02 \x01(\x04\"I\n\x03Pod\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\t\x12\x14\n\x0ckeep_address\x18\x04 \x01(\x08\"x\n\x04Held\x12\x12\n\nidentifier\x18\x01 \x01(\x06\x12\x1b\n\x03pod\x18\x02 \x01(\x0b\x32\x0e.ilanet.v1.Pod\x12\x14\n\x0c\x63ontainer_id\x18\x03 \x01(\t\x12)\n\ngeneration\x18\x04 \x01(\x0b\x32\x15.ilanet.v1.Generation\"\xa6\x01\n\x0fRegisterRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x17\n\x0f\x63ontrol_address\x18\x02 \x01(\t\x12\x14\n\x0c\x63ontrol_port\x18\x03 \x01(\r\x12\x0f\n\x07locator\x18\x04 \x01(\t\x12&\n\x07highest\x18\x05 \x01(\x0b\x32\x15.ilanet.v1.Generation\x12\x1d\n\x04held\x18\x06 \x03(\x0b\x32\x0f.ilanet.v1.Held\"\xa3\x01\n\rRegisterReply\x12\x0f\n\x07locator\x18\x01 \x01(\t\x12\x12\n\nsir_prefix\x18\x02 \x01(\t\x12\x15\n\rlocator_space\x18\x03 \x03(\t\x12\x15\n\rchecksum_mode\x18\x04 \x01(\t\x12\x14\n\x0c\x63losed_ports\x18\x05 \x03(\r\x12)\n\ngeneration\x18\x06 \x01(\x0b\x32\x15.ilanet.v1.Generation\"u\n\rAssignRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x1b\n\x03pod\x18\x02 \x01(\x0b\x32\x0e.ilanet.v1.Pod\x12\x14\n\x0c\x63ontainer_id\x18\x03 \x01(\t\x12\x11\n\ttake_over\x18\x04 \x01(\x08\x12\x10\n\x08reserved\x18\x05 \x01(\x06\"a\n\x0b\x41ssignReply\x12\x12\n\nidentifier\x18\x01 \x01(\x06\x12\x13\n\x0bsir_address\x18\x02 \x01(\t\x12)\n\ngeneration\x18\x03 \x01(\x0b\x32\x15.ilanet.v1.Generation\"e\n\x0eReleaseRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x1b\n\x03pod\x18\x02 \x01(\x0b\x32\x0e.ilanet.v1.Pod\x12\x14\n\x0c\x63ontainer_id\x18\x03 \x01(\t\x12\x12\n\nidentifier\x18\x04 \x01(\x06\"\x0e\n\x0cReleaseReply\"-\n\x0eReserveRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"#\n\x0cReserveReply\x12\x13\n\x0bidentifiers\x18\x01 \x03(\x06\x32\x88\x02\n\nController\x12@\n\x08Register\x12\x1a.ilanet.v1.RegisterRequest\x1a\x18.ilanet.v1.RegisterReply\x12:\n\x06\x41ssign\x12\x18.ilanet.v1.AssignRequest\x1a\x16.ilanet.v1.AssignReply\x12=\n\x07Release\x12\x19.ilanet.v1.ReleaseRequest\x1a\x17.ilanet.v1.ReleaseReply\x12=\n\x07Reserve\x12\x19.ilanet.v1.ReserveRequest\x1a\x17.ilanet.v1.ReserveReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12proto/ilanet.proto\x12\tilanet.v1\"R\n\x0bSignRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12#\n\x07purpose\x18\x02 \x01(\x0e\x32\x12.ilanet.v1.Purpose\x12\x0f\n\x07request\x18\x03 \x01(\x0c\"\x99\x01\n\tSignReply\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x13\n\x0b\x61uthorities\x18\x02 \x01(\x0c\x12\x32\n\x07members\x18\x03 \x03(\x0b\x32!.ilanet.v1.SignReply.MembersEntry\x1a.\n\x0cMembersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"-\n\nGeneration\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x10\n\x08revision\x18\x02 \x01(\x04\"X\n\x03Pod\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\t\x12\x14\n\x0ckeep_address\x18\x04 \x01(\x08\x12\r\n\x05owner\x18\x05 \x01(\t\"x\n\x04Held\x12\x12\n\nidentifier\x18\x01 \x01(\x06\x12\x1b\n\x03pod\x18\x02 \x01(\x0b\x32\x0e.ilanet.v1.Pod\x12\x14\n\x0c\x63ontainer_id\x18\x03 \x01(\t\x12)\n\ngeneration\x18\x04 \x01(\x0b\x32\x15.ilanet.v1.Generation\"\xa6\x01\n\x0fRegisterRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x17\n\x0f\x63ontrol_address\x18\x02 \x01(\t\x12\x14\n\x0c\x63ontrol_port\x18\x03 \x01(\r\x12\x0f\n\x07locator\x18\x04 \x01(\t\x12&\n\x07highest\x18\x05 \x01(\x0b\x32\x15.ilanet.v1.Generation\x12\x1d\n\x04held\x18\x06 \x03(\x0b\x32\x0f.ilanet.v1.Held\"\xb6\x01\n\rRegisterReply\x12\x0f\n\x07locator\x18\x01 \x01(\t\x12\x12\n\nsir_prefix\x18\x02 \x01(\t\x12\x15\n\rlocator_space\x18\x03 \x03(\t\x12\x15\n\rchecksum_mode\x18\x04 \x01(\t\x12\x14\n\x0c\x63losed_ports\x18\x05 \x03(\r\x12)\n\ngeneration\x18\x06 \x01(\x0b\x32\x15.ilanet.v1.Generation\x12\x11\n\task_first\x18\x07 \x03(\t\"u\n\rAssignRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x1b\n\x03pod\x18\x02 \x01(\x0b\x32\x0e.ilanet.v1.Pod\x12\x14\n\x0c\x63ontainer_id\x18\x03 \x01(\t\x12\x11\n\ttake_over\x18\x04 \x01(\x08\x12\x10\n\x08reserved\x18\x05 \x01(\x06\"p\n\x0b\x41ssignReply\x12\x12\n\nidentifier\x18\x01 \x01(\x06\x12\x13\n\x0bsir_address\x18\x02 \x01(\t\x12)\n\ngeneration\x18\x03 \x01(\x0b\x32\x15.ilanet.v1.Generation\x12\r\n\x05owner\x18\x04 \x01(\t\"e\n\x0eReleaseRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x1b\n\x03pod\x18\x02 \x01(\x0b\x32\x0e.ilanet.v1.Pod\x12\x14\n\x0c\x63ontainer_id\x18\x03 \x01(\t\x12\x12\n\nidentifier\x18\x04 \x01(\x06\"\x0e\n\x0cReleaseReply\"-\n\x0eReserveRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"#\n\x0cReserveReply\x12\x13\n\x0bidentifiers\x18\x01 \x03(\x06\"\xba\x01\n\rReportRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07serving\x18\x03 \x01(\x08\x12\x38\n\x08problems\x18\x04 \x03(\x0b\x32&.ilanet.v1.ReportRequest.ProblemsEntry\x12\x0e\n\x06owners\x18\x05 \x03(\t\x1a/\n\rProblemsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\r\n\x0bReportReply*f\n\x07Purpose\x12\x17\n\x13PURPOSE_UNSPECIFIED\x10\x00\x12\x10\n\x0cPURPOSE_NODE\x10\x01\x12\x17\n\x13PURPOSE_ETCD_READER\x10\x02\x12\x17\n\x13PURPOSE_ETCD_MEMBER\x10\x03\x32\xc4\x02\n\nController\x12@\n\x08Register\x12\x1a.ilanet.v1.RegisterRequest\x1a\x18.ilanet.v1.RegisterReply\x12:\n\x06\x41ssign\x12\x18.ilanet.v1.AssignRequest\x1a\x16.ilanet.v1.AssignReply\x12=\n\x07Release\x12\x19.ilanet.v1.ReleaseRequest\x1a\x17.ilanet.v1.ReleaseReply\x12=\n\x07Reserve\x12\x19.ilanet.v1.ReserveRequest\x1a\x17.ilanet.v1.ReserveReply\x12:\n\x06Report\x12\x18.ilanet.v1.ReportRequest\x1a\x16.ilanet.v1.ReportReply2A\n\tEnrolment\x12\x34\n\x04Sign\x12\x16.ilanet.v1.SignRequest\x1a\x14.ilanet.v1.SignReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'proto.ilanet_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GENERATION']._serialized_start=33
-  _globals['_GENERATION']._serialized_end=78
-  _globals['_POD']._serialized_start=80
-  _globals['_POD']._serialized_end=153
-  _globals['_HELD']._serialized_start=155
-  _globals['_HELD']._serialized_end=275
-  _globals['_REGISTERREQUEST']._serialized_start=278
-  _globals['_REGISTERREQUEST']._serialized_end=444
-  _globals['_REGISTERREPLY']._serialized_start=447
-  _globals['_REGISTERREPLY']._serialized_end=610
-  _globals['_ASSIGNREQUEST']._serialized_start=612
-  _globals['_ASSIGNREQUEST']._serialized_end=729
-  _globals['_ASSIGNREPLY']._serialized_start=731
-  _globals['_ASSIGNREPLY']._serialized_end=828
-  _globals['_RELEASEREQUEST']._serialized_start=830
-  _globals['_RELEASEREQUEST']._serialized_end=931
-  _globals['_RELEASEREPLY']._serialized_start=933
-  _globals['_RELEASEREPLY']._serialized_end=947
-  _globals['_RESERVEREQUEST']._serialized_start=949
-  _globals['_RESERVEREQUEST']._serialized_end=994
-  _globals['_RESERVEREPLY']._serialized_start=996
-  _globals['_RESERVEREPLY']._serialized_end=1031
-  _globals['_CONTROLLER']._serialized_start=1034
-  _globals['_CONTROLLER']._serialized_end=1298
+  _globals['_SIGNREPLY_MEMBERSENTRY']._loaded_options = None
+  _globals['_SIGNREPLY_MEMBERSENTRY']._serialized_options = b'8\001'
+  _globals['_REPORTREQUEST_PROBLEMSENTRY']._loaded_options = None
+  _globals['_REPORTREQUEST_PROBLEMSENTRY']._serialized_options = b'8\001'
+  _globals['_PURPOSE']._serialized_start=1526
+  _globals['_PURPOSE']._serialized_end=1628
+  _globals['_SIGNREQUEST']._serialized_start=33
+  _globals['_SIGNREQUEST']._serialized_end=115
+  _globals['_SIGNREPLY']._serialized_start=118
+  _globals['_SIGNREPLY']._serialized_end=271
+  _globals['_SIGNREPLY_MEMBERSENTRY']._serialized_start=225
+  _globals['_SIGNREPLY_MEMBERSENTRY']._serialized_end=271
+  _globals['_GENERATION']._serialized_start=273
+  _globals['_GENERATION']._serialized_end=318
+  _globals['_POD']._serialized_start=320
+  _globals['_POD']._serialized_end=408
+  _globals['_HELD']._serialized_start=410
+  _globals['_HELD']._serialized_end=530
+  _globals['_REGISTERREQUEST']._serialized_start=533
+  _globals['_REGISTERREQUEST']._serialized_end=699
+  _globals['_REGISTERREPLY']._serialized_start=702
+  _globals['_REGISTERREPLY']._serialized_end=884
+  _globals['_ASSIGNREQUEST']._serialized_start=886
+  _globals['_ASSIGNREQUEST']._serialized_end=1003
+  _globals['_ASSIGNREPLY']._serialized_start=1005
+  _globals['_ASSIGNREPLY']._serialized_end=1117
+  _globals['_RELEASEREQUEST']._serialized_start=1119
+  _globals['_RELEASEREQUEST']._serialized_end=1220
+  _globals['_RELEASEREPLY']._serialized_start=1222
+  _globals['_RELEASEREPLY']._serialized_end=1236
+  _globals['_RESERVEREQUEST']._serialized_start=1238
+  _globals['_RESERVEREQUEST']._serialized_end=1283
+  _globals['_RESERVEREPLY']._serialized_start=1285
+  _globals['_RESERVEREPLY']._serialized_end=1320
+  _globals['_REPORTREQUEST']._serialized_start=1323
+  _globals['_REPORTREQUEST']._serialized_end=1509
+  _globals['_REPORTREQUEST_PROBLEMSENTRY']._serialized_start=1462
+  _globals['_REPORTREQUEST_PROBLEMSENTRY']._serialized_end=1509
+  _globals['_REPORTREPLY']._serialized_start=1511
+  _globals['_REPORTREPLY']._serialized_end=1524
+  _globals['_CONTROLLER']._serialized_start=1631
+  _globals['_CONTROLLER']._serialized_end=1955
+  _globals['_ENROLMENT']._serialized_start=1957
+  _globals['_ENROLMENT']._serialized_end=2022
 # @@protoc_insertion_point(module_scope)

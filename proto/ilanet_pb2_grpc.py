@@ -54,6 +54,11 @@ class ControllerStub:
                 request_serializer=proto_dot_ilanet__pb2.ReserveRequest.SerializeToString,
                 response_deserializer=proto_dot_ilanet__pb2.ReserveReply.FromString,
                 _registered_method=True)
+        self.Report = channel.unary_unary(
+                '/ilanet.v1.Controller/Report',
+                request_serializer=proto_dot_ilanet__pb2.ReportRequest.SerializeToString,
+                response_deserializer=proto_dot_ilanet__pb2.ReportReply.FromString,
+                _registered_method=True)
 
 
 class ControllerServicer:
@@ -95,6 +100,14 @@ class ControllerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Report(self, request, context):
+        """Tells how a node's agent is, now and then and when it changes; in Kubernetes the node's condition, its start-up
+        taint and its Events follow from it.  Errors: INVALID_ARGUMENT and PERMISSION_DENIED as above.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControllerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -117,6 +130,11 @@ def add_ControllerServicer_to_server(servicer, server):
                     servicer.Reserve,
                     request_deserializer=proto_dot_ilanet__pb2.ReserveRequest.FromString,
                     response_serializer=proto_dot_ilanet__pb2.ReserveReply.SerializeToString,
+            ),
+            'Report': grpc.unary_unary_rpc_method_handler(
+                    servicer.Report,
+                    request_deserializer=proto_dot_ilanet__pb2.ReportRequest.FromString,
+                    response_serializer=proto_dot_ilanet__pb2.ReportReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -227,6 +245,113 @@ class Controller:
             '/ilanet.v1.Controller/Reserve',
             proto_dot_ilanet__pb2.ReserveRequest.SerializeToString,
             proto_dot_ilanet__pb2.ReserveReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Report(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ilanet.v1.Controller/Report',
+            proto_dot_ilanet__pb2.ReportRequest.SerializeToString,
+            proto_dot_ilanet__pb2.ReportReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class EnrolmentStub:
+    """Gives ilanet's own pods in Kubernetes their certificates; on a port of its own, since who asks has none yet.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Sign = channel.unary_unary(
+                '/ilanet.v1.Enrolment/Sign',
+                request_serializer=proto_dot_ilanet__pb2.SignRequest.SerializeToString,
+                response_deserializer=proto_dot_ilanet__pb2.SignReply.FromString,
+                _registered_method=True)
+
+
+class EnrolmentServicer:
+    """Gives ilanet's own pods in Kubernetes their certificates; on a port of its own, since who asks has none yet.
+    """
+
+    def Sign(self, request, context):
+        """Signs a certificate for the holder of a service account's token.  What the certificate says follows from the
+        token alone, after the API server has reviewed it: account, and the node of the pod that it is bound to.
+        Errors: INVALID_ARGUMENT (the request does not parse), PERMISSION_DENIED (the token is not valid, or not of an
+        account that may have such a certificate), FAILED_PRECONDITION (too early: the message says what is awaited),
+        UNAVAILABLE (the API server does not answer).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_EnrolmentServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Sign': grpc.unary_unary_rpc_method_handler(
+                    servicer.Sign,
+                    request_deserializer=proto_dot_ilanet__pb2.SignRequest.FromString,
+                    response_serializer=proto_dot_ilanet__pb2.SignReply.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'ilanet.v1.Enrolment', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('ilanet.v1.Enrolment', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Enrolment:
+    """Gives ilanet's own pods in Kubernetes their certificates; on a port of its own, since who asks has none yet.
+    """
+
+    @staticmethod
+    def Sign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ilanet.v1.Enrolment/Sign',
+            proto_dot_ilanet__pb2.SignRequest.SerializeToString,
+            proto_dot_ilanet__pb2.SignReply.FromString,
             options,
             channel_credentials,
             insecure,

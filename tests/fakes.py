@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 
 from agent.core.datapath import DatapathSettings, EndpointEntry, VerdictCount
 from agent.core.endpoint import Endpoint, Pod
 from agent.core.network import Device, Hop, HostLink, HostState, NetworkError, PodLink, WiredPod
-from agent.core.ports import ControllerError, Refused, Registration
-from ila.address import Identifier, Locator
+from agent.core.ports import Assigned, ControllerError, Refused, Registration
+from ila.address import Identifier, Locator, SirPrefix
 from ila.domain import Domain
 from ila.mapping import Generation
 from ila.store import Event
@@ -173,6 +173,7 @@ class FakeController(Failing):
 
         self.assigned = 0
         self.held: list[Endpoint] = []
+        self.reports: list[tuple[str, bool, dict[str, str], list[str]]] = []
         self.highest = Generation(0, 0)
         self.revision = 10
         self.hold: asyncio.Event | None = None
@@ -196,7 +197,7 @@ class FakeController(Failing):
 
     async def assign(
         self, *, pod: Pod, container_id: str, take_over: bool, reserved: Identifier | None = None
-    ) -> tuple[Identifier, Generation]:
+    ) -> Assigned:
         self.called("assign")
         if self.hold is not None:
             await self.hold.wait()
@@ -209,7 +210,11 @@ class FakeController(Failing):
         self.holders[str(pod)] = (identifier, container_id)
         self.revision += 1
         self._answer("assign")
-        return identifier, Generation(1, self.revision)
+        return Assigned(identifier=identifier, generation=Generation(1, self.revision), owner="")
+
+    async def report(self, *, version: str, serving: bool, problems: Mapping[str, str], owners: Iterable[str]) -> None:
+        self.called("report")
+        self.reports.append((version, serving, dict(problems), sorted(owners)))
 
     async def release(self, *, pod: Pod, container_id: str, identifier: Identifier) -> None:
         self.called("release")
@@ -260,6 +265,10 @@ class FakeNetworking(Failing):
         self.called("device")
         return Device(name=name, index=2, mtu=1500, mac=bytes(6), up=True)
 
+    def device_of(self, address: ipaddress.IPv6Address) -> str:
+        assert address is not None
+        return "eth0"
+
     def lookup(self, address: ipaddress.IPv6Address) -> Hop | None:
         for prefix, hop in self.hops.items():
             if address in ipaddress.IPv6Network(prefix):
@@ -281,7 +290,9 @@ class FakeReject:
 
     present = False
 
-    def ensure(self) -> bool:
+    def ensure(self, *, sir_prefix: SirPrefix, closed_ports: Collection[int]) -> bool:
+        assert sir_prefix is not None
+        assert closed_ports is not None
         changed, self.present = not self.present, True
         return changed
 

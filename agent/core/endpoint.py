@@ -36,17 +36,25 @@ class State(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pod:
-    """Who owns the identifier: the uid, or namespace/name if the address is kept."""
+    """A pod; its identifier is owned by its uid, or by namespace/name if the address is kept."""
 
     namespace: str
     name: str
     uid: str
     keep_address: bool
 
+    owner_name: str = ""
+    """The owner, as the controller said; '': it was not asked, or knows no more than we."""
+
     @property
-    def owner(self) -> tuple[str, ...]:
-        """What the controller knows the owner by."""
-        return (self.namespace, self.name) if self.keep_address else (self.uid,)
+    def owner(self) -> str:
+        """What the controller knows the owner by (ila.mapping.OwnerName)."""
+        return self.owner_name or (f"name/{self.namespace}/{self.name}" if self.keep_address else f"uid/{self.uid}")
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the identifier outlives the pod."""
+        return not self.owner.startswith("uid/")
 
     def __str__(self) -> str:
         """Return the name that logs use."""

@@ -227,6 +227,9 @@ class HostNetworking(Protocol):
     def device(self, name: str) -> Device:
         """Return the device of that name; NetworkError if there is none."""
 
+    def device_of(self, address: ipaddress.IPv6Address) -> str:
+        """Return the name of the device that has an address; NetworkError if none has it."""
+
     def lookup(self, address: ipaddress.IPv6Address) -> Hop | None:
         """Return where a packet to the address would go; None if nowhere."""
 

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,6 +34,25 @@ class Registration:
     domain: Domain
     closed_ports: tuple[int, ...]
 
+    ask_first: tuple[str, ...] = ()
+    """Names of pods, as regular expressions, whose identifier only the controller knows."""
+
+    def asks_first(self, pod: Pod) -> bool:
+        """Tell whether a pod may have an identifier already, which the reserve knows nothing of."""
+        return pod.keep_address or any(re.fullmatch(pattern, pod.name) for pattern in self.ask_first)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assigned:
+    """What the controller answers to Assign."""
+
+    identifier: Identifier
+    generation: Generation
+    """Of the mapping that now points here."""
+
+    owner: str
+    """Whose identifier it is (Pod.owner_name)."""
+
 
 class Controller(Protocol):
     """Any replica of the controller; every call is idempotent and raises ControllerError or Refused."""
@@ -42,14 +62,17 @@ class Controller(Protocol):
 
     async def assign(
         self, *, pod: Pod, container_id: str, take_over: bool, reserved: Identifier | None = None
-    ) -> tuple[Identifier, Generation]:
-        """Return the pod's identifier and the generation of the mapping that now points here.
+    ) -> Assigned:
+        """Return the pod's identifier, whose mapping now points here.
 
         `reserved` is the one of the reserve that the pod uses already.
         """
 
     async def release(self, *, pod: Pod, container_id: str, identifier: Identifier) -> None:
         """End what the container holds, and take the identifier out of the reserve."""
+
+    async def report(self, *, version: str, serving: bool, problems: Mapping[str, str], owners: Iterable[str]) -> None:
+        """Tell how this node is: whether pods can start, what is wrong, whose identifiers it has."""
 
     async def reserve(self, *, count: int) -> list[Identifier]:
         """Return all identifiers of this node's reserve, filled up to `count`."""

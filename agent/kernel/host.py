@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from agent.core.network import Device, Hop, HostState, Neighbour, NetworkError, Route
 from agent.core.ports import Records
@@ -25,9 +26,10 @@ _GONE = (errno.ENODEV, errno.ESRCH, errno.ENOENT)
 class KernelHost:
     """The kernel's side of a host's network."""
 
-    def __init__(self, *, records: Records) -> None:
-        """Keep what sysctls were before in `records`, which hold nothing else."""
-        self._sysctls = sysctl.SavedSysctls(records=records)
+    def __init__(self, *, records: Records, sysctls: Path = sysctl.ROOT) -> None:
+        """Keep what sysctls were before in `records`, which hold nothing else; `sysctls` is where they are."""
+        self._root = sysctls
+        self._sysctls = sysctl.SavedSysctls(records=records, root=sysctls)
 
     def device(self, name: str) -> Device:
         """Return the device of that name; NetworkError if there is none."""
@@ -36,6 +38,19 @@ class KernelHost:
         if link is None:
             raise NetworkError(f"device {name!r} does not exist on this host")
         return Device(name=link.name, index=link.index, mtu=link.mtu, mac=link.mac, up=link.up)
+
+    def device_of(self, address: ipaddress.IPv6Address) -> str:
+        """Return the name of the device that has an address; NetworkError if none has it."""
+        with Socket.open() as netlink:
+            having = [
+                found.device
+                for found in map(rtnetlink.parse_address, netlink.dump(rtnetlink.dump_addresses()))
+                if found.address == address
+            ]
+            for link in map(rtnetlink.parse_link, netlink.dump(rtnetlink.dump_links())):
+                if link.index in having:
+                    return link.name
+        raise NetworkError(f"no device of this host has the node address {address}: which is its underlay?")
 
     def lookup(self, address: ipaddress.IPv6Address) -> Hop | None:
         """Return where a packet to the address would go; None if nowhere."""
@@ -56,7 +71,7 @@ class KernelHost:
     def reconcile(self, desired: HostState) -> Sequence[str]:
         """Read back, compare, apply; return in words what was changed (see core.network.HostNetworking)."""
         with Socket.open() as netlink:
-            changes = sysctl.wanted(_with_learnt_routes(netlink, desired.underlay))
+            changes = sysctl.wanted(self._root, _with_learnt_routes(netlink, desired.underlay))
             self._sysctls.apply(changes)
             words = [f"sysctl {name} = {value}" for name, value in changes.items()]
             neighbours, routes = _our_neighbours(netlink), _our_routes(netlink)

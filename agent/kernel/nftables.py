@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent's one nf_tables table, which answers packets that nothing maps; through libnftables."""
+"""The agent's one nf_tables table: it answers packets that nothing maps, and keeps pods from ilanet's own ports."""
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
+from collections.abc import Collection
 from typing import Any
 
 from agent.core.network import NetworkError
+from ila.address import SirPrefix
 
 _LIBRARY = "libnftables.so.1"
 _JSON = 1 << 4
 _TABLE = "ilanet"
-_VERSION = 2
+_VERSION = 3
 """Of the rules below: a change of their text must raise it."""
 
 
@@ -52,20 +55,27 @@ class Nftables:
 
 
 class RejectTable:
-    """The rules for packets that the datapath marked: ICMPv6 unreachable code 3 up to a rate, then silence."""
+    """The rules for packets that the datapath marked: ICMPv6 unreachable code 3 up to a rate, then silence.
+
+    And for packets of pods to ports of ilanet on this host, which the datapath does not see as such: by way of a
+    Service, say.  They are dropped.
+    """
 
     def __init__(self, *, mark: int, per_second: int = 100, burst: int = 50) -> None:
         """Match packets that have all bits of `mark`; answer `per_second` of them after a burst."""
         self._mark, self._per_second, self._burst = mark, per_second, burst
-        self._comment = f"ilanet {_VERSION} {mark:#x} {per_second} {burst}"
 
-    def ensure(self) -> bool:
+    def ensure(self, *, sir_prefix: SirPrefix, closed_ports: Collection[int]) -> bool:
         """Make the table right and tell whether it had to be changed; a right one keeps its counters."""
         nftables = Nftables()
-        if self._present(nftables) == [self._comment] * 3:
+        ports = ", ".join(map(str, sorted(closed_ports)))
+        text = f"ilanet {_VERSION} {self._mark:#x} {self._per_second} {self._burst}"
+        digest = hashlib.sha256(f"{text} {sir_prefix} {ports}".encode()).hexdigest()[:12]
+        comment = f'comment "{text} {digest}"'
+        if self._present(nftables) == [f"{text} {digest}"] * (4 if ports else 3):
             return False
         match = f"meta mark & {self._mark:#x} == {self._mark:#x}"
-        comment = f'comment "{self._comment}"'
+        closed = f"ip6 saddr {sir_prefix} meta l4proto {{ tcp, udp }} th dport {{ {ports} }} counter drop {comment}"
         nftables.run(
             f"""
             table ip6 {_TABLE} {{}}
@@ -79,6 +89,10 @@ class RejectTable:
               chain prerouting {{
                 type filter hook prerouting priority raw; policy accept;
                 {match} jump answer {comment}
+              }}
+              chain input {{
+                type filter hook input priority filter - 10; policy accept;
+                {closed if ports else ""}
               }}
             }}
             """

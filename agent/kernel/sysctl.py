@@ -10,39 +10,41 @@ from pathlib import Path
 from agent.core.network import NetworkError
 from agent.core.ports import Records
 
-_ROOT = Path("/proc/sys")
-_IPV6 = _ROOT / "net/ipv6/conf"
+ROOT = Path("/proc/sys")
+"""Where sysctls are, for who is not in a container."""
+
+_CONF = "net/ipv6/conf"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _RECORD = "sysctls"
-FORWARDING = "net/ipv6/conf/all/forwarding"
+FORWARDING = f"{_CONF}/all/forwarding"
 
 
-def read(name: str) -> str | None:
-    """Return the value of a sysctl, named as its path below /proc/sys; None if there is none."""
+def read(root: Path, name: str) -> str | None:
+    """Return the value of a sysctl, named as its path below `root`; None if there is none."""
     try:
-        return (_ROOT / name).read_text().strip()
+        return (root / name).read_text().strip()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise NetworkError(f"sysctl {name}: {error.strerror}") from error
 
 
-def write(name: str, value: str) -> None:
+def write(root: Path, name: str, value: str) -> None:
     """Set a sysctl; NetworkError names it."""
     try:
-        (_ROOT / name).write_text(value)
+        (root / name).write_text(value)
     except OSError as error:
         raise NetworkError(f"sysctl {name} = {value}: {error.strerror}") from error
 
 
-def wanted(underlay: Iterable[str]) -> dict[str, str]:
+def wanted(root: Path, underlay: Iterable[str]) -> dict[str, str]:
     """Return what has to change, in order: turning forwarding on deletes routes learnt where accept_ra is 1."""
     changes = {}
     for device in underlay:
-        name = f"net/ipv6/conf/{device}/accept_ra"
-        if read(name) == "1":
+        name = f"{_CONF}/{device}/accept_ra"
+        if read(root, name) == "1":
             changes[name] = "2"
-    if read(FORWARDING) != "1":
+    if read(root, FORWARDING) != "1":
         changes[FORWARDING] = "1"
     return changes
 
@@ -50,8 +52,9 @@ def wanted(underlay: Iterable[str]) -> dict[str, str]:
 class SavedSysctls:
     """Changes sysctls, and remembers durably, before the first change, what they were in this boot."""
 
-    def __init__(self, *, records: Records) -> None:
+    def __init__(self, *, records: Records, root: Path) -> None:
         self._records = records
+        self._root = root
 
     def apply(self, changes: Mapping[str, str]) -> None:
         """Save what is not saved yet, then set them in the given order."""
@@ -60,23 +63,23 @@ class SavedSysctls:
         before = self._load()
         for name in changes:
             # the kernel copies `all` to `default` and to every interface
-            copies = sorted(f"net/ipv6/conf/{path.name}/forwarding" for path in _IPV6.iterdir())
+            copies = sorted(f"{_CONF}/{path.name}/forwarding" for path in (self._root / _CONF).iterdir())
             for affected in [name, *copies] if name == FORWARDING else [name]:
-                value = read(affected)
+                value = read(self._root, affected)
                 if value is not None:
                     before.setdefault(affected, value)
         record = {"boot": _boot(), "before": before}
         self._records.save(_RECORD, json.dumps(record, indent=1).encode())
         for name, value in changes.items():
-            write(name, value)
+            write(self._root, name, value)
 
     def restore(self) -> None:
         """Set everything to what it was before, forwarding first, and forget; a gone interface does not matter."""
         before = self._load()
         for name in sorted(before, key=lambda name: (name != FORWARDING, not name.endswith("/forwarding"), name)):
-            value = read(name)
+            value = read(self._root, name)
             if value is not None and value != before[name]:
-                write(name, before[name])
+                write(self._root, name, before[name])
         self._records.remove(_RECORD)
 
     def _load(self) -> dict[str, str]:

@@ -10,6 +10,7 @@ import errno
 import ipaddress
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from agent.core.network import (
     GATEWAY,
@@ -25,20 +26,19 @@ from agent.core.network import (
     parse_alias,
     pod_route,
 )
-from agent.kernel import rtnetlink
+from agent.kernel import rtnetlink, sysctl
 from agent.kernel.namespace import in_namespace
 from agent.kernel.netlink import NetlinkError, Socket
 from agent.kernel.rtnetlink import Link
 
-_IPV6_SETTINGS = "/proc/sys/net/ipv6/conf"
 _LOOPBACK = 1
 _EVERYWHERE = ipaddress.IPv6Network("::/0")
 
 
-def _set(device: str, **settings: int) -> None:
+def _set(root: Path, device: str, **settings: int) -> None:
     for name, value in settings.items():
         try:
-            descriptor = os.open(f"{_IPV6_SETTINGS}/{device}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+            descriptor = os.open(f"{root}/net/ipv6/conf/{device}/{name}", os.O_WRONLY | os.O_CLOEXEC)
             try:
                 os.write(descriptor, b"%d" % value)
             finally:
@@ -82,6 +82,10 @@ def marked_links(netlink: Socket) -> list[HostLink]:
 class KernelWiring:
     """The kernel's way to attach pods."""
 
+    def __init__(self, *, sysctls: Path = sysctl.ROOT) -> None:
+        """Take where sysctls can be written, of whichever namespace the calling thread is in."""
+        self._root = sysctls
+
     def wire(self, pod: PodLink, netns_fd: int) -> WiredPod:
         """Attach the pod, or find it attached (see core.network.Wiring)."""
         with Socket.open() as host:
@@ -93,7 +97,7 @@ class KernelWiring:
                     return self._check(host, present, pod, netns_fd)
                 except NotWired:
                     _delete(host, present.index, present.name)
-            return _wire(host, pod, netns_fd)
+            return _wire(host, pod, netns_fd, self._root)
 
     def check(self, pod: PodLink, netns_fd: int) -> WiredPod:
         """Return the pod's links if all is as wire() made it; NotWired says what is not."""
@@ -134,11 +138,11 @@ def _delete(host: Socket, index: int, name: str) -> None:
         raise outcome
 
 
-def _wire(host: Socket, pod: PodLink, netns_fd: int) -> WiredPod:
+def _wire(host: Socket, pod: PodLink, netns_fd: int, root: Path) -> WiredPod:
     index = _new_pair(host, pod, netns_fd)
     try:
-        _set(pod.host_name, accept_ra=0, accept_redirects=0)
-        in_namespace(netns_fd, lambda: _wire_pod(pod))
+        _set(root, pod.host_name, accept_ra=0, accept_redirects=0)
+        in_namespace(netns_fd, lambda: _wire_pod(pod, root))
         way = PodRoute(address=pod.address, device=index, mac=pod.pod_mac)
         host.run(
             rtnetlink.set_up(index, pod.host_name),
@@ -179,10 +183,10 @@ def _new_pair(host: Socket, pod: PodLink, netns_fd: int) -> int:
     return index
 
 
-def _wire_pod(pod: PodLink) -> None:
+def _wire_pod(pod: PodLink, root: Path) -> None:
     """Do the pod's side, inside its namespace."""
     with Socket.open() as netlink:
-        _set(pod.interface, disable_ipv6=0, accept_ra=0, accept_redirects=0, accept_dad=0)
+        _set(root, pod.interface, disable_ipv6=0, accept_ra=0, accept_redirects=0, accept_dad=0)
         index = netlink.index(pod.interface)
         if index is None:
             raise NetworkError(f"interface {pod.interface!r} vanished from the pod's namespace")

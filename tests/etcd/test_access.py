@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from ila import mapping
+from ila.certificates import AGENT, CONTROLLER
 from ila.store import StoreError, StoreRefused, StoreUnavailable, Transaction
 from ila.stream import EtcdMappingStream
 from lab.authority import Authority
-from lab.etcd import AGENT, CONTROLLER, Etcd
+from lab.etcd import Etcd
 from tests.etcd.tools import NEVER, Connections, holder, identifier, locator, register
 
 

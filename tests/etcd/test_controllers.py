@@ -22,10 +22,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ila import mapping
 from ila.address import Identifier
+from ila.certificates import CONTROLLER
 from ila.settings import Peer
 from lab.authority import Authority, Certificate
 from lab.controller import NAME, ControllerProcess, ControllerSetting
-from lab.etcd import CONTROLLER, Etcd
+from lab.etcd import Etcd
 from proto import ilanet_pb2 as pb
 from proto.ilanet_pb2_grpc import ControllerStub
 from tests.etcd.tools import Connections

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from ila import mapping
+from ila.certificates import AGENT, CONTROLLER
 from ila.channel import PeerChannel
 from ila.mapping import Generation, RecordError
 from ila.store import ResetBegin, ResetEnd, ResetPage, StoreWentBack, Transaction, Update
 from lab.authority import Authority
-from lab.etcd import AGENT, CONTROLLER, Etcd, Place
+from lab.etcd import Etcd, Place
 from tests.etcd.tools import NEVER, Connections, delete, holder, identifier, locator, register, write
 
 

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -236,7 +237,7 @@ def test_uninstall_brings_back_what_was_there(lab: Lab, next_hop: NextHop, adver
         lab.reconcile(lab.state(next_hop))
         with open(pod_namespace.path) as file:  # noqa: PTH123 - a descriptor is wanted
             lab.inside(lambda: KernelWiring().wire(pod, file.fileno()))
-        lab.inside(RejectTable(mark=MARK).ensure)
+        ensure(lab, RejectTable(mark=MARK))
         assert lab.listing() != before
         lab.inside(lab.networking.uninstall)
         lab.inside(RejectTable(mark=MARK).remove)
@@ -326,6 +327,11 @@ async def test_more_changes_than_fit_are_a_change(lab: Lab) -> None:
         changes.close()
 
 
+def ensure(lab: Lab, table: RejectTable) -> bool:
+    """Put the table in place."""
+    return lab.inside(lambda: table.ensure(sir_prefix=SIR, closed_ports=(7443, 2379)))
+
+
 def reject_lab(lab: Lab) -> Namespace:
     """Give the host a client whose packets are all marked, as the datapath marks them."""
     client = Namespace.create(f"{lab.host.name}-c")
@@ -346,7 +352,7 @@ def reject_lab(lab: Lab) -> Namespace:
 def test_a_marked_packet_is_answered_with_code_3(lab: Lab) -> None:
     """Address unreachable, from the host, on this kernel, for ICMPv6, UDP and TCP alike."""
     client = reject_lab(lab)
-    assert lab.inside(RejectTable(mark=MARK).ensure)
+    assert ensure(lab, RejectTable(mark=MARK))
     with pytest.raises(CommandError, match="Destination unreachable: Address unreachable"):
         client.run("ping", "-c1", "-W1", str(ADDRESS))
 
@@ -362,7 +368,7 @@ def test_a_marked_packet_is_answered_with_code_3(lab: Lab) -> None:
 def test_answers_are_limited_and_the_rest_is_dropped(lab: Lab) -> None:
     """Beyond the rate a marked packet ends in silence, and is counted."""
     client = reject_lab(lab)
-    lab.inside(RejectTable(mark=MARK, per_second=1, burst=2).ensure)
+    ensure(lab, RejectTable(mark=MARK, per_second=1, burst=2))
 
     def flood() -> None:
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as udp:
@@ -370,7 +376,7 @@ def test_answers_are_limited_and_the_rest_is_dropped(lab: Lab) -> None:
                 udp.sendto(b"x", (str(ADDRESS), 9))
 
     lab.inside(flood, client)
-    rules = lab.host.run("nft", "list", "table", "ip6", "ilanet")
+    rules = lab.host.run("nft", "list", "chain", "ip6", "ilanet", "answer")
     counts = [int(line.split("packets ")[-1].split()[0]) for line in rules.splitlines() if "counter packets" in line]
     assert len(counts) == 2
     assert counts[0] in (2, 3)
@@ -381,15 +387,15 @@ def test_a_right_table_keeps_its_counters_and_a_wrong_one_is_replaced(lab: Lab) 
     """Read back before writing; another mark or a missing rule is not right."""
     client = reject_lab(lab)
     table = RejectTable(mark=MARK)
-    assert lab.inside(table.ensure)
+    assert ensure(lab, table)
     with pytest.raises(CommandError):
         client.run("ping", "-c1", "-W1", str(ADDRESS))
-    assert not lab.inside(table.ensure)
+    assert not ensure(lab, table)
     assert "counter packets 1 " in lab.host.run("nft", "list", "table", "ip6", "ilanet")
-    assert lab.inside(RejectTable(mark=MARK << 1).ensure)
-    assert lab.inside(table.ensure)
+    assert ensure(lab, RejectTable(mark=MARK << 1))
+    assert ensure(lab, table)
     lab.host.run("nft", "flush", "chain", "ip6", "ilanet", "prerouting")
-    assert lab.inside(table.ensure)
+    assert ensure(lab, table)
     for _ in range(2):
         lab.inside(table.remove)
     assert "ilanet" not in lab.host.run("nft", "list", "ruleset")
@@ -398,8 +404,41 @@ def test_a_right_table_keeps_its_counters_and_a_wrong_one_is_replaced(lab: Lab) 
 def test_unmarked_packets_pass_the_table(lab: Lab) -> None:
     """All bits of the mark must be set."""
     client = reject_lab(lab)
-    lab.inside(RejectTable(mark=MARK | 2).ensure)
+    ensure(lab, RejectTable(mark=MARK | 2))
     client.run("ping", "-c1", "-W1", "fd00:c::1")
     with pytest.raises(CommandError) as caught:
         client.run("ping", "-c1", "-W1", str(ADDRESS))
     assert "Address unreachable" not in str(caught.value)
+
+
+def test_pods_do_not_reach_our_own_ports(lab: Lab) -> None:
+    """Not from the SIR prefix, by whichever way; other ports and other sources are untouched."""
+    client = reject_lab(lab)
+    client.ip("address", "add", str(ADDRESS), "dev", "eth0", "nodad")
+    lab.host.ip("route", "add", str(ADDRESS), "dev", "pod", "metric", "1")
+    ensure(lab, RejectTable(mark=MARK << 1))
+
+    def serve(port: int) -> socket.socket:
+        server = socket.create_server(("::", port), family=socket.AF_INET6)
+        server.listen()
+        return server
+
+    def connects(source: str, port: int) -> bool:
+        with socket.socket(socket.AF_INET6) as tcp:
+            tcp.settimeout(0.5)
+            tcp.bind((source, 0))
+            try:
+                tcp.connect(("fd00:c::1", port))
+            except TimeoutError:
+                return False
+        return True
+
+    servers = [lab.inside(partial(serve, port)) for port in (7443, 8443)]
+    try:
+        with client.path.open() as file:
+            asked = [(str(ADDRESS), 7443), (str(ADDRESS), 8443), ("fd00:c::2", 7443)]
+            found = [in_namespace(file.fileno(), partial(connects, *one)) for one in asked]
+    finally:
+        for server in servers:
+            server.close()
+    assert found == [False, True, True]

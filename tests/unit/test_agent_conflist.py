@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.conflist import Conflist, remove
+from agent.conflist import NAME, Conflist, remove
 from agent.core.status import Status
 from cni import spec
 from tests.fakes import REGISTRATION, FakeDatapath
@@ -23,6 +23,7 @@ class Node:
     pool: ThreadPoolExecutor
     status: Status = field(default_factory=Status)
     datapath: FakeDatapath = field(default_factory=FakeDatapath)
+    executable: Path | None = None
 
     @property
     def path(self) -> Path:
@@ -42,6 +43,7 @@ class Node:
             path=self.path,
             chain=chain or ("portmap", "bandwidth"),
             plugins=self.folder,
+            executable=self.executable,
             datapath=self.datapath,
             status=self.status,
             pool=self.pool,
@@ -139,6 +141,27 @@ async def test_it_is_removed_on_uninstall(node: Node) -> None:
     """Also when it is gone already."""
     node.serve()
     await node.conflist().step()
-    remove(node.path)
-    remove(node.path)
+    remove(node.path, node.folder, None)
+    remove(node.path, node.folder, None)
     assert list(node.path.parent.iterdir()) == []
+
+
+async def test_the_executable_is_put_among_the_plugins(node: Node, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """By renaming, again when it is another, and taken away on uninstall; that of somebody else stays."""
+    image = tmp_path_factory.mktemp("image") / "shim"
+    image.write_bytes(b"one")
+    node.executable = image
+    node.serve()
+    await node.conflist().step()
+    put = node.folder / NAME
+    first = put.stat()
+    assert (put.read_bytes(), first.st_mode & 0o777) == (b"one", 0o755)
+    await node.conflist().step()
+    assert put.stat().st_ino == first.st_ino
+    image.write_bytes(b"two")
+    await node.conflist().step()
+    assert (put.read_bytes(), put.stat().st_ino == first.st_ino) == (b"two", False)
+    remove(node.path, node.folder, None)
+    assert put.exists()
+    remove(node.path, node.folder, image)
+    assert not put.exists()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import datetime as dt
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,12 +13,14 @@ from pathlib import Path
 import pytest
 
 from agent.deletes import DeleteQueue
+from ila.certificates import Authority, Leaf, remaining
 from ila.channel import fingerprint
 from tests.unit.test_agent_deletes import FakeNetwork, put
 
 SOURCE = Path(__file__).parent.parent.parent
 HOUR = 3600
 NOON = 12 * HOUR
+LIFETIME = dt.timedelta(days=30)
 
 WALL_CLOCK = {
     *("time", "time_ns", "localtime", "gmtime", "ctime", "asctime", "strftime", "clock_gettime", "clock_gettime_ns"),
@@ -48,7 +51,19 @@ def test_nothing_else_reads_the_time_of_day() -> None:
         ("agent/deletes.py", "st_mtime_ns"),
         ("agent/kernel/datapath.py", "st_mtime_ns"),
         ("ila/channel.py", "st_mtime_ns"),
+        *((f"ila/{file}.py", name) for file in ("certificates", "enrolment") for name in ("datetime", "now")),
     }
+
+
+@pytest.mark.parametrize("jump", [-HOUR, HOUR])
+def test_a_certificate_outlives_a_jump(jump: int) -> None:
+    """A new one is neither renewed nor over: its lifetime is long, and it begins before it was made.
+
+    One hour back is before its beginning, which a peer would refuse; then the node's clock is the fault, and is left.
+    """
+    made, _ = Authority.new("test", lifetime=LIFETIME).issue(Leaf(common_name="one"), lifetime=LIFETIME)
+    now = dt.datetime.now(dt.UTC)
+    assert remaining(made, now + dt.timedelta(seconds=jump)) > 1 - 2 * HOUR / LIFETIME.total_seconds()
 
 
 def test_the_executable_knows_only_a_monotonic_clock() -> None:
