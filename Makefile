@@ -63,6 +63,10 @@ cluster-down: system ## take that Kubernetes down
 kubectl: system ## ask it: make kubectl WORDS='get pods -A'
 	@$(PY) -m lab.kubernetes kubectl -- $(WORDS)
 
+.PHONY: image
+image: system ## build the images of deploy/Dockerfile and report their size; a minute, seconds when Python code changed
+	@$(PY) -m lab.kubernetes.build_image
+
 .PHONY: test-unit
 test-unit: unit ## the tests that need no root; seconds
 	$(PY) -m pytest -q tests/unit

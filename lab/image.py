@@ -52,6 +52,7 @@ def write_image(
             "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
             "os": "linux",
             "config": {"Env": [f"PATH={_PATH}"], **starts},
+            "history": [{"created": "1970-01-01T00:00:00Z", "created_by": "lab/image.py"} for _ in layers],
             "rootfs": {
                 "type": "layers",
                 "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}" for layer in layers],

@@ -16,6 +16,9 @@ _PACKAGES = ("bash", "curl", "dnsutils", "iproute2", "iputils-ping", "netcat-ope
 """What the tests call inside of their pods."""
 
 _SUITE = "bookworm"
+_MERGED = "/usr/share/mmdebstrap/hooks/merged-usr"
+"""Makes /bin and its like links from the start, so that `usr-is-merged` can stand for `usrmerge`, which wants perl."""
+
 _REGISTRY = "registry.k8s.io"
 """Part of the names; nothing is asked there."""
 
@@ -24,7 +27,7 @@ _PATIENCE = 900.0
 
 def made(say: Callable[[str], None]) -> dict[str, Path]:
     """Make what is missing, tell `say` of each, and return the archives by the images' names."""
-    root = _root(say)
+    root = debian(say, _PACKAGES)
     programs = folder()
     porter = KUBERNETES.source() / "test/images/agnhost/porter"
     more = [programs / COREDNS, porter / "localhost.crt", porter / "localhost.key"]
@@ -37,18 +40,18 @@ def made(say: Callable[[str], None]) -> dict[str, Path]:
     return {f"{_REGISTRY}/{name}": _image(say, f"{_REGISTRY}/{name}", *parts) for name, parts in everything.items()}
 
 
-def _root(say: Callable[[str], None]) -> Path:
-    """Return a tar of a small Debian."""
-    recipe = hashlib.sha256(" ".join((_SUITE, *_PACKAGES)).encode()).hexdigest()[:12]
+def debian(say: Callable[[str], None], packages: Sequence[str]) -> Path:
+    """Return a tar of a small Debian with these packages."""
+    recipe = hashlib.sha256(" ".join((_SUITE, *packages)).encode()).hexdigest()[:12]
     path = CACHE / f"images/debian-{recipe}.tar"
     if not path.exists():
-        say("making a Debian root for the tests' images, once")
+        say(f"making a Debian root with {', '.join(packages)}, once")
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{os.getpid()}.{path.name}")
         leave_out = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale")]
-        words = ["--variant=minbase", f"--include={','.join(_PACKAGES)}", *leave_out, _SUITE, str(temporary)]
+        words = ["--variant=minbase", f"--include={','.join(packages)}", *leave_out, f"--hook-dir={_MERGED}"]
         try:
-            run("mmdebstrap", *words, timeout=_PATIENCE)
+            run("mmdebstrap", *words, _SUITE, str(temporary), timeout=_PATIENCE)
             temporary.rename(path)
         finally:
             temporary.unlink(missing_ok=True)
