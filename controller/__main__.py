@@ -9,25 +9,32 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 from prometheus_client import CollectorRegistry
 
-from controller.config import ControllerConfig
+from controller.clearing import Clearing
+from controller.config import ControllerConfig, KubernetesConfig
 from controller.core.decision import Refused
+from controller.core.kubernetes import KubernetesError
+from controller.reports import Reports
+from controller.rules import Rules, TrustingRules
 from controller.server import ControllerServer, ServerCertificates
 from controller.service import Service
 from controller.standing import Standing
+from ila import VERSION, settings
 from ila import log as ila_log
-from ila import settings
 from ila.channel import PeerChannel
 from ila.etcd import EtcdStore
 from ila.http import HttpServer
 from ila.mapping import Generation, RecordError
 from ila.store import StoreError
 from proto.ilanet_pb2_grpc import add_ControllerServicer_to_server
+
+if TYPE_CHECKING:
+    from controller.cluster import ClusterSide
 
 log = logging.getLogger("controller")
 
@@ -43,38 +50,71 @@ _OPTIONS = (
 """One process per port; agents may ask for a sign of life as often as they do of etcd."""
 
 
-async def _foundation(service: Service, standing: Standing) -> Generation:
-    """Wait for etcd, fill it if it is empty, and check its domain; Refused if it is another."""
-    while True:
-        try:
-            return await service.start()
-        except StoreError as error:
-            standing.waiting(f"etcd is not ready: {error}")
-            await asyncio.sleep(_PAUSE)
+class Controller:
+    """Every part of one controller, wired; run() works until cancelled."""
 
+    def __init__(self, config: ControllerConfig) -> None:
+        self._config = config
+        self._registry = CollectorRegistry()
+        self._standing = Standing(registry=self._registry)
+        self._reports = Reports()
+        self._channel = PeerChannel(peer=config.etcd)
+        self._store = EtcdStore(channel=self._channel)
+        self._cluster: ClusterSide | None = None
 
-async def serve(config: ControllerConfig) -> None:
-    """Serve until SIGTERM or SIGINT."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    async with contextlib.AsyncExitStack() as stack:
-        registry = CollectorRegistry()
-        standing = Standing(registry=registry)
-        channel = PeerChannel(peer=config.etcd)
-        stack.push_async_callback(channel.close)
-        http = HttpServer(
-            listen=config.http,
-            registry=registry,
-            not_ready=standing.not_serving,
-            describe=lambda: _describe(config, channel, standing),
+    async def run(self) -> None:
+        """Serve: /healthz at once, agents once etcd is there and, in Kubernetes, certificates are."""
+        config = self._config
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._channel.close)
+            http = HttpServer(
+                listen=config.http,
+                registry=self._registry,
+                not_ready=self._standing.not_serving,
+                describe=self._describe,
+            )
+            await http.start()
+            stack.push_async_callback(http.close)
+            async with asyncio.TaskGroup() as tasks:
+                rules: Rules = TrustingRules()
+                if config.kubernetes is not None:
+                    self._cluster = await self._join(config.kubernetes, tasks, stack)
+                    rules = self._cluster.rules
+                await self._answer_agents(rules, stack)
+                if self._cluster is not None:
+                    self._cluster.lead(tasks, Clearing(store=self._store, domain=config.domain))
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    log.info("stopping: calls in flight have %s s", config.grace)
+
+    async def _join(
+        self, settings: KubernetesConfig, tasks: asyncio.TaskGroup, stack: contextlib.AsyncExitStack
+    ) -> ClusterSide:
+        """Become a part of a Kubernetes: its client is loaded here, since others do without."""
+        from controller.cluster import ClusterSide  # noqa: PLC0415
+        from controller.kube import KubernetesApi  # noqa: PLC0415
+
+        api = await KubernetesApi.connect(settings.kubeconfig)
+        stack.push_async_callback(api.close)
+        cluster = ClusterSide(
+            api=api,
+            config=self._config,
+            settings=settings,
+            reports=self._reports,
+            standing=self._standing,
+            registry=self._registry,
         )
-        await http.start()
-        stack.push_async_callback(http.close)
-        service = Service(store=EtcdStore(channel=channel), domain=config.domain, locator_pool=config.locator_pool)
-        if not await _unless(stop, _foundation(service, standing)):
-            return
+        await cluster.start(tasks, stack)
+        return cluster
+
+    async def _answer_agents(self, rules: Rules, stack: contextlib.AsyncExitStack) -> None:
+        """Return once agents are answered."""
+        config = self._config
+        service = Service(
+            store=self._store, domain=config.domain, locator_pool=config.locator_pool, is_gone=rules.is_gone
+        )
+        await self._foundation(service)
         server = grpc.aio.server(options=_OPTIONS)
         stack.push_async_callback(server.stop, config.grace)
         answers = ControllerServer(
@@ -82,28 +122,40 @@ async def serve(config: ControllerConfig) -> None:
             domain=config.domain,
             closed_ports=config.closed_ports,
             authenticated=not config.insecure,
-            standing=standing,
+            standing=self._standing,
+            rules=rules,
+            reports=self._reports,
         )
         add_ControllerServicer_to_server(answers, server)
         _listen(server, config)
         await server.start()
-        standing.serving()
-        log.info("ready listen=%s etcd=%s sir_prefix=%s", config.listen, channel.name, config.domain.sir_prefix)
-        await stop.wait()
-        log.info("stopping: calls in flight have %s s", config.grace)
+        self._standing.serving()
+        log.info("ready listen=%s etcd=%s sir_prefix=%s", config.listen, self._channel.name, config.domain.sir_prefix)
 
+    async def _foundation(self, service: Service) -> Generation:
+        """Wait for etcd, fill it if it is empty, and check its domain; Refused if it is another."""
+        while True:
+            try:
+                return await service.start()
+            except StoreError as error:
+                self._standing.waiting(f"etcd is not ready: {error}")
+                await asyncio.sleep(_PAUSE)
 
-def _describe(config: ControllerConfig, channel: PeerChannel, standing: Standing) -> dict[str, object]:
-    """Return what /status says."""
-    return {
-        "listen": config.listen,
-        "etcd": channel.name,
-        "sir_prefix": str(config.domain.sir_prefix),
-        "locator_space": [str(space) for space in config.domain.locator_space],
-        "locator_pool": str(config.locator_pool) if config.locator_pool else None,
-        "serving": not standing.not_serving(),
-        "reason": standing.not_serving(),
-    }
+    def _describe(self) -> dict[str, object]:
+        """Return what /status says."""
+        config, reason = self._config, self._standing.not_serving()
+        return {
+            "version": VERSION,
+            "listen": config.listen,
+            "etcd": self._channel.name,
+            "sir_prefix": str(config.domain.sir_prefix),
+            "locator_space": [str(space) for space in config.domain.locator_space],
+            "locator_pool": str(config.locator_pool) if config.locator_pool else None,
+            "serving": not reason,
+            "reason": reason,
+            "leader": self._cluster is not None and self._cluster.leads,
+            "warnings": [f"{what}: {why}" for what, why in self._standing.problems.items()],
+        }
 
 
 def _listen(server: grpc.aio.Server, config: ControllerConfig) -> None:
@@ -114,17 +166,13 @@ def _listen(server: grpc.aio.Server, config: ControllerConfig) -> None:
     server.add_secure_port(config.listen, files.credentials())
 
 
-async def _unless(stop: asyncio.Event, work: Coroutine[object, object, object]) -> bool:
-    """Do the work; False if `stop` came first."""
-    task, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
-    await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
-    if not task.done():
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        return False
-    task.result()
-    return True
+async def _run(config: ControllerConfig) -> None:
+    task = asyncio.ensure_future(Controller(config).run())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 def main() -> int:
@@ -139,9 +187,15 @@ def main() -> int:
         return 2
     ila_log.set_up(config.log)
     try:
-        asyncio.run(serve(config))
-    except (Refused, RecordError, OSError, RuntimeError) as error:
+        asyncio.run(_run(config))
+    except (Refused, RecordError, KubernetesError, OSError, RuntimeError) as error:
         log.error("cannot serve: %s", error)  # noqa: TRY400 - the message names the reason
+        return 1
+    except ExceptionGroup as group:
+        known, unknown = group.split((Refused, RecordError, KubernetesError, OSError, RuntimeError))
+        if known is None or unknown is not None:
+            raise
+        log.error("cannot serve: %s", "; ".join(str(error) for error in known.exceptions))  # noqa: TRY400 - likewise
         return 1
     return 0
 

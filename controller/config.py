@@ -51,6 +51,65 @@ class DomainTexts:
     """The same on all nodes for ever: it cannot be changed while pods run."""
 
 
+def _locators(value: object) -> str:
+    if value not in ("pool", "podcidr"):
+        raise ValueError("must be 'pool' or 'podcidr'")
+    return str(value)
+
+
+def _share(value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise ValueError("must be a number from 0 to 1")
+    return float(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KubernetesConfig:
+    """A controller that runs as a pod, and asks Kubernetes who may have what."""
+
+    namespace: str = setting(settings.text)
+    """Of ilanet's own pods, accounts and Secret."""
+
+    name: str = setting(settings.text)
+    """Of this controller's pod: its identity in the election, and where its Events are."""
+
+    address: ipaddress.IPv6Address = setting(settings.address)
+    """The node address of this controller's node, in its certificate."""
+
+    enrolment: str = setting(settings.endpoint, "[::]:7442")
+    """'[address]:port' where agents and etcd members get their certificates."""
+
+    directory: Path = setting(settings.file_path, Path("/run/ilanet-controller"))
+    """Where this controller's own certificates are written: server.pem, etcd.pem, root.pem, their keys, ca.pem."""
+
+    kubeconfig: Path | None = setting(settings.file_path, None)
+    """How to reach the API server; none: as a pod does."""
+
+    locators: str = setting(_locators, "pool")
+    """'pool': from locator_pool; 'podcidr': each node's podCIDR, a /64 of the controller manager."""
+
+    etcd_members: int = setting(settings.integer(0, 9), 0)
+    """Pods of ilanet's own etcd; 0: the operator's own, with certificates and users of his."""
+
+    policies_enforced: bool = setting(settings.flag, default=False)
+    """Something enforces NetworkPolicy objects, so that there is nothing to warn about."""
+
+    sweep_pause: float = setting(settings.seconds, 60.0)
+    """Seconds between two sweeps of what Kubernetes does not have any more."""
+
+    sweep_grace: float = setting(settings.seconds, 300.0)
+    """Seconds for which an identifier outlives its pod, and a node's record its node."""
+
+    sweep_keep: float = setting(settings.seconds, 3600.0)
+    """Seconds for which a kept identifier outlives the last pod and StatefulSet that could want it."""
+
+    sweep_share: float = setting(_share, 0.1)
+    """Most of all identifiers to be freed at once (and 20 always): more looks like an API server that lost records."""
+
+    locator_quarantine: float = setting(settings.seconds, 3600.0)
+    """Seconds after which another node may have the locator of one that is gone."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControllerConfig:
     """Everything a controller is told.  All replicas of a domain must be told the same domain."""
@@ -78,6 +137,9 @@ class ControllerConfig:
 
     insecure: bool = setting(settings.flag, default=False)
     """Plaintext, and every caller may act for every node; refused unless `listen` is a loopback address."""
+
+    kubernetes: KubernetesConfig | None = setting(settings.table(KubernetesConfig), None)
+    """Run as a part of a Kubernetes; none: every node is believed."""
 
     locator_pool: ipaddress.IPv6Network | None = setting(_pool, None)
     """Prefix inside the locator space from which nodes that declare no locator get one; none: all must declare."""

@@ -3,44 +3,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import logging
-from collections.abc import Awaitable
+import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
 
 import grpc
 
+from controller.answers import Context, answered
 from controller.core.assignment import Claim, Holder
 from controller.core.decision import Reason, Refused
 from controller.core.registration import Registration
+from controller.reports import Report, Reports
+from controller.rules import Rules, owner_of
 from controller.service import Service
 from controller.standing import Standing
 from ila.address import Identifier, Locator
+from ila.certificates import NODE
 from ila.channel import Fingerprint, fingerprint
 from ila.domain import Domain
-from ila.mapping import Generation, OwnerName, RecordError, checked_container, checked_name
-from ila.store import StoreError
+from ila.mapping import Generation, checked_container, checked_name
 from proto import ilanet_pb2 as pb
 from proto.ilanet_pb2_grpc import ControllerServicer
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
-Context = grpc.aio.ServicerContext[object, object]
-
-_CODES = {
-    Reason.MALFORMED: grpc.StatusCode.INVALID_ARGUMENT,
-    Reason.NOT_YOURS: grpc.StatusCode.PERMISSION_DENIED,
-    Reason.TAKEN: grpc.StatusCode.ALREADY_EXISTS,
-    Reason.EXHAUSTED: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Reason.NOT_NOW: grpc.StatusCode.FAILED_PRECONDITION,
-    Reason.MISCONFIGURED: grpc.StatusCode.UNAVAILABLE,
-}
-"""A misconfigured replica is like none at all: another one may answer."""
-
-_NODE_IDENTITY = "ilanet:node:"
 
 
 class ControllerServer(ControllerServicer):
@@ -54,7 +41,11 @@ class ControllerServer(ControllerServicer):
         closed_ports: tuple[int, ...],
         authenticated: bool,
         standing: Standing,
+        rules: Rules,
+        reports: Reports,
     ) -> None:
+        self._rules = rules
+        self._reports = reports
         self._standing = standing
         self._service = service
         self._domain = domain
@@ -63,19 +54,23 @@ class ControllerServer(ControllerServicer):
 
     async def Register(self, request: pb.RegisterRequest, context: Context) -> pb.RegisterReply:  # noqa: N802 - gRPC
         """Make a node known (proto/ilanet.proto)."""
-        return await self._answer("Register", request.node, context, self._register(request, context))
+        return await answered("Register", request.node, context, self._standing, self._register(request, context))
 
     async def Assign(self, request: pb.AssignRequest, context: Context) -> pb.AssignReply:  # noqa: N802 - gRPC
         """Give a pod its identifier (proto/ilanet.proto)."""
-        return await self._answer("Assign", request.node, context, self._assign(request, context))
+        return await answered("Assign", request.node, context, self._standing, self._assign(request, context))
 
     async def Release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseReply:  # noqa: N802 - gRPC
         """End what a container holds (proto/ilanet.proto)."""
-        return await self._answer("Release", request.node, context, self._release(request, context))
+        return await answered("Release", request.node, context, self._standing, self._release(request, context))
 
     async def Reserve(self, request: pb.ReserveRequest, context: Context) -> pb.ReserveReply:  # noqa: N802 - gRPC
         """Hand identifiers out in advance (proto/ilanet.proto)."""
-        return await self._answer("Reserve", request.node, context, self._reserve(request, context))
+        return await answered("Reserve", request.node, context, self._standing, self._reserve(request, context))
+
+    async def Report(self, request: pb.ReportRequest, context: Context) -> pb.ReportReply:  # noqa: N802 - gRPC
+        """Hear how a node is (proto/ilanet.proto)."""
+        return await answered("Report", request.node, context, self._standing, self._report(request, context))
 
     async def _register(self, request: pb.RegisterRequest, context: Context) -> pb.RegisterReply:
         node = self._caller(request.node, context)
@@ -86,25 +81,64 @@ class ControllerServer(ControllerServicer):
             declared=Locator.parse(request.locator) if request.locator else None,
             highest=Generation(request.highest.epoch, request.highest.revision),
         )
-        registered = await self._service.register(parsed, [_claim(node, held) for held in request.held])
+        allowed = await self._rules.registered(parsed)
+        registered = await self._service.register(allowed, await self._claims(node, request.held))
         return pb.RegisterReply(
             locator=str(registered.node.locator),
             sir_prefix=str(self._domain.sir_prefix),
             locator_space=[str(space) for space in self._domain.locator_space],
             checksum_mode=self._domain.checksum_mode.value,
             closed_ports=self._closed_ports,
+            ask_first=self._rules.ask_first,
             generation=_generation(registered.generation),
         )
 
+    async def _claims(self, node: str, held: Iterable[pb.Held]) -> list[Claim]:
+        """Return what a node says it holds, without what it may not; that is logged."""
+        claims = []
+        for item in held:
+            claim = _claim(node, item)
+            try:
+                grant = await self._rules.grant(node, item.pod)
+                if grant.owner != claim.holder.owner:
+                    raise Refused(Reason.NOT_YOURS, f"the owner is {grant.owner}")
+            except Refused as error:
+                log.warning("claim of node=%s identifier=%s is not taken: %s", node, claim.identifier, error)
+                continue
+            claims.append(claim)
+        return claims
+
     async def _assign(self, request: pb.AssignRequest, context: Context) -> pb.AssignReply:
-        holder = _holder(self._caller(request.node, context), request.pod, request.container_id)
-        reserved = Identifier(request.reserved) if request.reserved else None
-        assigned = await self._service.assign(holder, take_over=request.take_over, reserved=reserved)
+        node = self._caller(request.node, context)
+        try:
+            grant = await self._rules.grant(node, request.pod)
+            holder = Holder(owner=grant.owner, node=node, container=checked_container(request.container_id))
+            assigned = await self._service.assign(
+                holder,
+                take_over=request.take_over or grant.take_over,
+                reserved=Identifier(request.reserved) if request.reserved else None,
+                wanted=self._identifier(grant.wanted),
+            )
+        except Refused as error:
+            self._rules.refused(node, request.pod, error)
+            raise
         return pb.AssignReply(
             identifier=assigned.identifier.value,
             sir_address=str(self._domain.sir_prefix.address(assigned.identifier)),
             generation=_generation(assigned.generation),
+            owner=grant.owner.text,
         )
+
+    def _identifier(self, address: ipaddress.IPv6Address | None) -> Identifier | None:
+        """Return who an address under the SIR prefix names; Refused if it is none of a pod."""
+        if address is None:
+            return None
+        if address not in self._domain.sir_prefix.network:
+            raise Refused(Reason.MALFORMED, f"address {address} is not under the SIR prefix {self._domain.sir_prefix}")
+        try:
+            return Identifier(int(address) & (1 << 64) - 1)
+        except ValueError as error:
+            raise Refused(Reason.MALFORMED, f"address {address}: {error}") from error
 
     async def _release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseReply:
         holder = _holder(self._caller(request.node, context), request.pod, request.container_id)
@@ -116,29 +150,17 @@ class ControllerServer(ControllerServicer):
         identifiers = await self._service.reserve(self._caller(request.node, context), request.count)
         return pb.ReserveReply(identifiers=[identifier.value for identifier in identifiers])
 
-    async def _answer(self, call: str, node: str, context: Context, answer: Awaitable[T]) -> T:
-        """Return the answer, or end the call with the status that fits."""
-        with self._standing.call(call) as ended:
-            try:
-                return await answer
-            except Refused as error:
-                code, message = _CODES[error.reason], str(error)
-            except RecordError as error:
-                log.exception("%s of node=%s met a broken record", call, node)
-                code, message = grpc.StatusCode.INTERNAL, str(error)
-            except StoreError as error:
-                code, message = grpc.StatusCode.UNAVAILABLE, str(error)
-            except ValueError as error:
-                code, message = grpc.StatusCode.INVALID_ARGUMENT, str(error)
-            except asyncio.CancelledError:
-                ended.outcome = grpc.StatusCode.CANCELLED.name.lower()
-                raise
-            except Exception:
-                log.exception("%s of node=%s failed", call, node)
-                code, message = grpc.StatusCode.INTERNAL, "the controller failed; its log says why"
-            ended.outcome = code.name.lower()
-        log.warning("%s of node=%s ended: %s: %s", call, node, code.name, message)
-        return await context.abort(code, message)
+    async def _report(self, request: pb.ReportRequest, context: Context) -> pb.ReportReply:
+        node = self._caller(request.node, context)
+        report = Report(
+            version=request.version,
+            serving=request.serving,
+            problems=dict(request.problems),
+            owners=frozenset(request.owners),
+            when=time.monotonic(),
+        )
+        self._reports.put(node, report)
+        return pb.ReportReply()
 
     def _caller(self, name: str, context: Context) -> str:
         """Return the name of the node that calls; Refused if its certificate is not that node's."""
@@ -146,7 +168,7 @@ class ControllerServer(ControllerServicer):
         if not self._authenticated:
             return node
         names = [raw.decode(errors="replace") for raw in context.auth_context().get("x509_common_name", ())]
-        if names != [_NODE_IDENTITY + node]:
+        if names != [NODE + node]:
             raise Refused(Reason.NOT_YOURS, f"the certificate of {', '.join(names)!r} may not act for node {node!r}")
         return node
 
@@ -157,12 +179,8 @@ def _port(number: int) -> int:
     return number
 
 
-def _owner(pod: pb.Pod) -> OwnerName:
-    return OwnerName.of_name(pod.namespace, pod.name) if pod.keep_address else OwnerName.of_uid(pod.uid)
-
-
 def _holder(node: str, pod: pb.Pod, container: str) -> Holder:
-    return Holder(owner=_owner(pod), node=node, container=checked_container(container))
+    return Holder(owner=owner_of(pod), node=node, container=checked_container(container))
 
 
 def _claim(node: str, held: pb.Held) -> Claim:
@@ -180,8 +198,9 @@ def _generation(generation: Generation) -> pb.Generation:
 class ServerCertificates:
     """The server's TLS files as gRPC wants them: looked at anew for each connection."""
 
-    def __init__(self, *, certificate: Path, key: Path, client_ca: Path) -> None:
-        self._files = (certificate, key, client_ca)
+    def __init__(self, *, certificate: Path, key: Path, client_ca: Path | None) -> None:
+        """Take None as `client_ca` where clients have no certificate yet."""
+        self._files = (certificate, key, *([] if client_ca is None else [client_ca]))
         self._fingerprint: Fingerprint | None = None
 
     def credentials(self) -> grpc.ServerCredentials:
@@ -189,14 +208,16 @@ class ServerCertificates:
         return grpc.dynamic_ssl_server_credentials(
             self._read(),
             self._changed,  # type: ignore[arg-type]  # the stub forgets that None means unchanged
-            require_client_authentication=True,
+            require_client_authentication=len(self._files) > 2,
         )
 
     def _read(self) -> grpc.ServerCertificateConfiguration:
         found = fingerprint(self._files)
-        certificate, key, client_ca = (path.read_bytes() for path in self._files)
+        certificate, key, *client_ca = (path.read_bytes() for path in self._files)
         self._fingerprint = found
-        return grpc.ssl_server_certificate_configuration([(key, certificate)], root_certificates=client_ca)
+        return grpc.ssl_server_certificate_configuration(
+            [(key, certificate)], root_certificates=client_ca[0] if client_ca else None
+        )
 
     def _changed(self) -> grpc.ServerCertificateConfiguration | None:
         """Return the new configuration, None if it is the old one; gRPC calls this from threads of its own."""

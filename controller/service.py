@@ -1,30 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Executes decisions: reads what they need, commits what they plan, and decides again when something had changed."""
+"""What agents ask for: registers nodes, gives and takes identifiers; executes the decisions of controller/core."""
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import logging
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from controller.core import assignment, registration, reserve
 from controller.core.assignment import Assigned, Claim, Holder
-from controller.core.decision import Plan, Reason, Refused, View, foundation, foundation_keys
+from controller.core.decision import Plan, Reason, Refused, View
 from controller.core.registration import Registration
+from controller.decider import ATTEMPTS, JITTER, Decider
 from ila import mapping
 from ila.address import Identifier, Locator
 from ila.domain import Domain
 from ila.mapping import Generation, Node
-from ila.store import Store, StoreUnavailable
+from ila.store import Store
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +32,7 @@ class Registered:
     generation: Generation
 
 
-class Service:
+class Service(Decider):
     """Register, assign and release; every call is idempotent and raises Refused or StoreError."""
 
     def __init__(
@@ -44,19 +41,14 @@ class Service:
         store: Store,
         domain: Domain,
         locator_pool: ipaddress.IPv6Network | None,
-        attempts: int = 30,
-        jitter: float = 0.02,
+        is_gone: Callable[[str], bool] = lambda _: False,
+        attempts: int = ATTEMPTS,
+        jitter: float = JITTER,
     ) -> None:
-        """Take the number of decisions a call may need while others change the same records.
-
-        jitter: seconds, the longest pause after the first failed commit; it doubles up to 16 times that.
-        """
-        self._store = store
-        self._domain = domain
+        """Take what tells whether a node is known to be there no more, so that another may have its locator."""
+        super().__init__(store=store, domain=domain, attempts=attempts, jitter=jitter)
         self._pool = locator_pool
-        self._attempts = attempts
-        self._jitter = jitter
-        self._seen = Generation(0, 0)
+        self._is_gone = is_gone
 
     async def start(self) -> Generation:
         """Fill an empty etcd, or check that it was filled for the same domain; return where it is."""
@@ -72,9 +64,19 @@ class Service:
         view = await self._repeat(lambda _: self._view(()))
         return Registered(node, view.generation)
 
-    async def assign(self, holder: Holder, *, take_over: bool, reserved: Identifier | None = None) -> Assigned:
-        """Give the holder its identifier, and point the mapping at its node; `reserved` is the one it uses already."""
-        return await self._repeat(lambda _: self._assign(holder, take_over=take_over, reserved=reserved))
+    async def assign(
+        self,
+        holder: Holder,
+        *,
+        take_over: bool,
+        reserved: Identifier | None = None,
+        wanted: Identifier | None = None,
+    ) -> Assigned:
+        """Give the holder its identifier, and point the mapping at its node.
+
+        `reserved` is the one it uses already, `wanted` the one it must be.
+        """
+        return await self._repeat(lambda _: self._assign(holder, take_over=take_over, reserved=reserved, wanted=wanted))
 
     async def release(self, holder: Holder, *, identifier: Identifier | None = None) -> None:
         """End what the holder holds; one that only its node's reserve has had is given back."""
@@ -95,8 +97,18 @@ class Service:
         if view is None or registration.locator_of(view, request) not in (None, locator):
             return None
         left = registration.left_locator(view, request)
-        in_use = left is not None and await self._store.has_value(mapping.MAPPINGS, mapping.encode_mapping(left))
-        decision = registration.register(view, request, locator, left_in_use=in_use)
+        in_use = left is not None and await self._in_use(left)
+        other = view.text(mapping.taken_locator_key(locator))
+        gone_in_use = None
+        if other not in (None, request.node) and (
+            other.startswith(mapping.quarantine_name("")) or self._is_gone(other)
+        ):
+            gone_in_use = await self._in_use(locator)
+            names = (key, mapping.taken_locator_key(locator), mapping.node_key(other.rpartition("/")[2]))
+            view = await self._view(names)
+            if view is None or view.text(names[1]) != other:
+                return None
+        decision = registration.register(view, request, locator, left_in_use=in_use, gone_in_use=gone_in_use)
         if isinstance(decision, Node):
             return decision
         done = await self._commit(decision, view.epoch)
@@ -141,8 +153,13 @@ class Service:
 
         await self._repeat(once)
 
-    async def _assign(self, holder: Holder, *, take_over: bool, reserved: Identifier | None) -> Assigned | None:
+    async def _assign(
+        self, holder: Holder, *, take_over: bool, reserved: Identifier | None, wanted: Identifier | None
+    ) -> Assigned | None:
         keys = assignment.holder_keys(holder)
+        if wanted is not None:
+            view = await self._view((mapping.taken_identifier_key(wanted),))
+            keys = keys if view is None else (*keys, *assignment.wanted_keys(view, wanted))
         if reserved is not None:
             keys = (*keys, *assignment.identifier_keys(holder.node, reserved))
         view = await self._view(keys)
@@ -152,7 +169,7 @@ class Service:
         if view is None:
             return None
         fresh = assignment.random_identifier(secrets.randbelow)
-        decision = assignment.assign(view, holder, take_over=take_over, fresh=fresh, reserved=reserved)
+        decision = assignment.assign(view, holder, take_over=take_over, fresh=fresh, reserved=reserved, wanted=wanted)
         if isinstance(decision, Assigned):
             return decision
         revision = await self._commit(decision, view.epoch)
@@ -183,39 +200,6 @@ class Service:
         if plan is not None and await self._commit(plan, view.epoch) is None:
             return None
         return identifiers if len(identifiers) >= count else None
-
-    async def _view(self, keys: Sequence[bytes], *, request: Registration | None = None) -> View | None:
-        """Read these records and the foundation; None if the foundation had to be laid first: read again."""
-        seen = self._seen
-        view = View(await self._store.read((*foundation_keys(), *keys)))
-        if request is not None:
-            registration.check_highest(request, view)
-            seen = max(seen, request.highest)
-        plan = foundation(view, domain=self._domain, seen=seen)
-        if plan is not None:
-            log.warning("etcd is empty or went back: seen=%s found=%s", seen, view.generation)
-            await self._commit(plan, 0)
-            return None
-        self._seen = max(self._seen, view.generation)
-        return view
-
-    async def _commit(self, plan: Plan, epoch: int) -> int | None:
-        """Do what was planned in this epoch and return its revision; None if something had changed."""
-        revision = await self._store.commit(plan.transaction)
-        if revision is not None:
-            self._seen = max(self._seen, Generation(epoch, revision))
-            log.info("%s revision=%d", plan.what, revision)
-        return revision
-
-    async def _repeat(self, decide: Callable[[int], Awaitable[T | None]]) -> T:
-        """Decide until it holds: None means that something had changed in between."""
-        for attempt in range(self._attempts):
-            result = await decide(attempt)
-            if result is not None:
-                return result
-            pause = self._jitter * (1 << min(attempt, 4))
-            await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - spreads racing calls
-        raise StoreUnavailable(f"the records changed {self._attempts} times while this was decided: try again")
 
 
 def _lost_claim(view: View, claim: Claim) -> Plan | None:

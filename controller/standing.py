@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram
@@ -23,6 +23,7 @@ class Standing:
 
     def __init__(self, *, registry: CollectorRegistry) -> None:
         self._reason = "it has just started"
+        self._problems: dict[str, str] = {}
         self._calls = Histogram(
             "ilanet_controller_call_seconds",
             "Duration of calls of agents, by the call and how it ended.",
@@ -36,6 +37,22 @@ class Standing:
     def not_serving(self) -> str:
         """Return why agents are not answered; '' if they are."""
         return self._reason
+
+    @property
+    def problems(self) -> Mapping[str, str]:
+        """What is wrong though agents are answered: object -> reason."""
+        return self._problems
+
+    def problem(self, what: str, reason: str) -> None:
+        """Note that something is wrong; logged when it is new."""
+        if self._problems.get(what) != reason:
+            log.warning("%s: %s", what, reason)
+        self._problems[what] = reason
+
+    def well(self, what: str) -> None:
+        """Note that it is right again."""
+        if self._problems.pop(what, None) is not None:
+            log.info("%s: right again", what)
 
     def serving(self) -> None:
         """Note that agents are answered from now on."""

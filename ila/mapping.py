@@ -10,7 +10,7 @@
     /ilanet/v1/owners/machine/<ns>/<n>   the same, of a virtual machine, whichever pod it runs in
     /ilanet/v1/reserves/<node>/<id>      the epoch in which a node was handed this identifier in advance
     /ilanet/v1/taken/identifiers/<id>    the owner whose identifier it is, also while nothing maps it, or reserve/<node>
-    /ilanet/v1/taken/locators/<locator>  the name of the node whose locator it is
+    /ilanet/v1/taken/locators/<locator>  the name of the node whose locator it is, or quarantine/<node that is gone>
 
 Identifiers and locators are 16 hexadecimal digits (of a locator its upper half), so that one range read gives
 them in order.  Agents may read from `domain` to the end of `nodes/`, one range, so that one watch delivers
@@ -189,6 +189,11 @@ def reserve_prefix(node: str) -> bytes:
 def reserve_key(node: str, identifier: Identifier) -> bytes:
     """Return the key of an identifier in a node's reserve."""
     return reserve_prefix(node) + b"%016x" % identifier.value
+
+
+def quarantine_name(node: str) -> str:
+    """Return what stands in the place of a node, once that is gone, while its locator is not to be used again."""
+    return f"quarantine/{node}"
 
 
 def reserve_name(node: str) -> str:

@@ -8,12 +8,13 @@ held, another one      refused, or taken over              nothing to do: the la
 released               same identifier, new mapping        nothing to do
 
 A node that took an identifier of its reserve names it: the owner gets that one, and the reserve loses it.
+A pod may want a certain identifier: one that somebody of its namespace kept and has released.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from controller.core.decision import Plan, Reason, Refused, View
 from ila import mapping
@@ -66,13 +67,27 @@ def holder_keys(holder: Holder) -> tuple[bytes, ...]:
     return (mapping.node_key(holder.node), mapping.owner_key(holder.owner))
 
 
+def wanted_keys(view: View, wanted: Identifier) -> tuple[bytes, ...]:
+    """Return what assign() reads of an identifier that a pod wants, once `view` has its `taken` record."""
+    keeper = _keeper(view, wanted)
+    records = (mapping.taken_identifier_key(wanted), mapping.mapping_key(wanted))
+    return records if keeper is None else (*records, mapping.owner_key(keeper))
+
+
 def assign(
-    view: View, holder: Holder, *, take_over: bool, fresh: Identifier, reserved: Identifier | None = None
+    view: View,
+    holder: Holder,
+    *,
+    take_over: bool,
+    fresh: Identifier,
+    reserved: Identifier | None = None,
+    wanted: Identifier | None = None,
 ) -> Assigned | Plan:
     """Give the holder its identifier: `reserved`, which its pod uses already, or `fresh` if the owner has none yet.
 
-    Refused if the node is not registered, another container holds the identifier and `take_over` is false, or
-    `reserved` is somebody else's.  One that nobody has is granted, also if etcd has forgotten the reserve.
+    `wanted` is the one that it must be, if any.  Refused if the node is not registered, another container holds the
+    identifier and `take_over` is false, or `reserved` is somebody else's, or `wanted` is not to be had.  One that
+    nobody has is granted, also if etcd has forgotten the reserve.
     """
     node = view.node(holder.node)
     if node is None:
@@ -82,6 +97,8 @@ def assign(
         taken = view.text(mapping.taken_identifier_key(reserved))
         if taken not in (None, holder.owner.text, mapping.reserve_name(holder.node)):
             raise Refused(Reason.TAKEN, f"identifier {reserved} is of {taken}, not of {holder.owner}")
+    if wanted is not None and (owner is None or owner.identifier != wanted):
+        return _take(view, holder, node, wanted, take_over=take_over)
     if owner is None:
         chosen = reserved or fresh
         where = "new" if reserved is None else "reserved"
@@ -107,11 +124,42 @@ def assign(
     return Assigned(owner.identifier, view.generation_of(mapping.mapping_key(owner.identifier)))
 
 
+def _keeper(view: View, identifier: Identifier) -> OwnerName | None:
+    """Return who keeps an identifier by name; None if nobody does."""
+    text = view.text(mapping.taken_identifier_key(identifier))
+    if text is None or text.startswith(mapping.reserve_name("")):
+        return None
+    keeper = OwnerName.parse(text)
+    return keeper if keeper.keeps_address else None
+
+
+def _take(view: View, holder: Holder, node: Node, wanted: Identifier, *, take_over: bool) -> Plan:
+    """Give the holder an identifier that another owner of its namespace has kept; that owner has none from then on."""
+    keeper = _keeper(view, wanted)
+    if keeper is None or keeper.namespace != holder.owner.namespace:
+        raise Refused(
+            Reason.NOT_YOURS,
+            f"identifier {wanted}, which {holder.owner} asks for, is not kept in namespace {holder.owner.namespace!r}",
+        )
+    kept = view.owner(keeper)
+    if kept is None or kept.state is not OwnerState.RELEASED:
+        raise Refused(Reason.NOT_NOW, f"identifier {wanted}, which {holder.owner} asks for, is in use by {keeper}")
+    owner = view.owner(holder.owner)
+    if owner is not None and owner.state is OwnerState.HELD and not _holds(owner, holder) and not take_over:
+        raise Refused(Reason.NOT_NOW, f"{holder.owner} is held by container {owner.container!r} on {owner.node!r}")
+    what = f"assigned identifier={wanted} {holder}: from {keeper}"
+    plan = _hold(view, holder, node, wanted, what, instead=None if owner is None else owner.identifier)
+    key = mapping.owner_key(keeper)
+    transaction = plan.transaction
+    expected = {**transaction.expected, **view.expected(key)}
+    return replace(plan, transaction=replace(transaction, expected=expected, deletes=transaction.deletes | {key}))
+
+
 def release(view: View, holder: Holder, *, identifier: Identifier | None = None) -> Plan | None:
     """End what the holder holds, or give back `identifier` of its node's reserve; None if it has neither."""
     owner = view.owner(holder.owner)
     if owner is None or owner.state is OwnerState.RELEASED or not _holds(owner, holder):
-        return None if identifier is None else _give_back(view, holder, identifier)
+        return None if identifier is None else give_back(view, holder.node, identifier, str(holder))
     key = mapping.owner_key(holder.owner)
     mapped = mapping.mapping_key(owner.identifier)
     what = f"released identifier={owner.identifier} {holder}"
@@ -129,13 +177,23 @@ def release(view: View, holder: Holder, *, identifier: Identifier | None = None)
     return Plan(transaction, f"{what}: kept for {holder.owner}")
 
 
-def _give_back(view: View, holder: Holder, identifier: Identifier) -> Plan | None:
-    """Take an identifier out of the reserve that no pod came to hold."""
-    reserve, taken = mapping.reserve_key(holder.node, identifier), mapping.taken_identifier_key(identifier)
-    if view.text(reserve) is None or view.text(taken) != mapping.reserve_name(holder.node):
+def give_back(view: View, node: str, identifier: Identifier, why: str) -> Plan | None:
+    """Take an identifier out of a node's reserve that no pod came to hold; None if it is not there."""
+    reserve, taken = mapping.reserve_key(node, identifier), mapping.taken_identifier_key(identifier)
+    if view.text(reserve) is None or view.text(taken) != mapping.reserve_name(node):
         return None
     gone = frozenset((reserve, taken))
-    return Plan(Transaction(view.expected(*gone), deletes=gone), f"released identifier={identifier} {holder}: unused")
+    return Plan(Transaction(view.expected(*gone), deletes=gone), f"released identifier={identifier} {why}: unused")
+
+
+def forget(view: View, name: OwnerName) -> Plan | None:
+    """Remove an owner's record, whatever its state, with its mapping; None if there is none."""
+    owner = view.owner(name)
+    if owner is None:
+        return None
+    key = mapping.owner_key(name)
+    gone = frozenset((key, mapping.mapping_key(owner.identifier), mapping.taken_identifier_key(owner.identifier)))
+    return Plan(Transaction(view.expected(key), deletes=gone), f"swept identifier={owner.identifier} owner={name}")
 
 
 def identifier_keys(node: str, identifier: Identifier) -> tuple[bytes, ...]:

@@ -85,16 +85,31 @@ def choose(pool: ipaddress.IPv6Network, taken: Iterable[Locator], *, skip: int) 
     return None if last is None else Locator(last)
 
 
-def register(view: View, request: Registration, locator: Locator, *, left_in_use: bool) -> Plan | Node:
+def register(
+    view: View, request: Registration, locator: Locator, *, left_in_use: bool, gone_in_use: bool | None = None
+) -> Plan | Node:
     """Give the node this locator; the node's record if it stands already.
 
-    The view holds the node's record and the locator's `taken`.
-    Refused if the locator is another node's, or the node would leave one that mappings still point at.
+    The view holds the node's record, the locator's `taken`, and the record of the node that this names, if that is
+    gone from the cluster: then `gone_in_use` tells whether mappings still point at the locator, else it is None.
+    Refused if the locator is another node's, or mappings still point at what the node, or the gone one, would leave.
     """
     name, left, taken = mapping.node_key(request.node), left_locator(view, request), _taken(locator)
     other = view.text(taken)
+    gone = set() if left is None else {_taken(left)}
+    expected = view.expected(name, taken)
     if other not in (None, request.node):
-        raise Refused(Reason.TAKEN, f"locator {locator} of node {request.node!r} is node {other!r}'s")
+        if gone_in_use is None:
+            raise Refused(Reason.TAKEN, f"locator {locator} of node {request.node!r} is node {other!r}'s")
+        if gone_in_use:
+            raise Refused(
+                Reason.NOT_NOW,
+                f"node {request.node!r} waits: mappings still point at its locator {locator}, which was node "
+                f"{other!r}'s, until that one's pods are swept",
+            )
+        if not other.startswith(mapping.quarantine_name("")):
+            gone.add(mapping.node_key(other))
+            expected |= view.expected(mapping.node_key(other))
     if left is not None and left_in_use:
         raise Refused(
             Reason.NOT_NOW,
@@ -105,13 +120,35 @@ def register(view: View, request: Registration, locator: Locator, *, left_in_use
         return node
     return Plan(
         Transaction(
-            view.expected(name, taken),
+            expected,
             {name: mapping.encode_node(node), taken: request.node.encode()},
-            frozenset(() if left is None else (_taken(left),)),
+            frozenset(gone),
         ),
         f"registered node={request.node} locator={locator} address={request.address} port={request.port}"
         + (f" left={left}" if left is not None else ""),
     )
+
+
+def forget(view: View, name: str) -> Plan | None:
+    """Remove the record of a node that is gone, and put its locator into quarantine; None if there is none."""
+    node = view.node(name)
+    if node is None:
+        return None
+    key, taken = mapping.node_key(name), _taken(node.locator)
+    return Plan(
+        Transaction(view.expected(key), {taken: mapping.quarantine_name(name).encode()}, frozenset((key,))),
+        f"forgot node={name}: locator={node.locator} is in quarantine",
+    )
+
+
+def free(view: View, locator: Locator) -> Plan | None:
+    """End a locator's quarantine; None if it is in none."""
+    taken = _taken(locator)
+    text = view.text(taken)
+    if text is None or not text.startswith(mapping.quarantine_name("")):
+        return None
+    transaction = Transaction(view.expected(taken), deletes=frozenset((taken,)))
+    return Plan(transaction, f"freed locator={locator}: {text} is over")
 
 
 def _taken(locator: Locator) -> bytes:

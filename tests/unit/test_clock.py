@@ -51,7 +51,10 @@ def test_nothing_else_reads_the_time_of_day() -> None:
         ("agent/deletes.py", "st_mtime_ns"),
         ("agent/kernel/datapath.py", "st_mtime_ns"),
         ("ila/channel.py", "st_mtime_ns"),
+        # certificates, and what Kubernetes is told of when something happened
         *((f"ila/{file}.py", name) for file in ("certificates", "enrolment") for name in ("datetime", "now")),
+        *((f"controller/{file}.py", name) for file in ("enrolment", "kube") for name in ("datetime", "now")),
+        ("controller/kube.py", "strftime"),
     }
 
 
