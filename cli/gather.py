@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Asks a cluster for what `ilanet status` judges: everything at once, each question with a deadline; for cli."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import TypeVar
+
+from cli.cluster import Cluster, ClusterError, Refused, Tree, path_of, proxy_path
+from cli.facts import NEVER, Agent, Asked, Controller, Facts, Node, Pod, newest
+
+AGENT_PORT = 9475
+CONTROLLER_PORT = 9476
+
+_AT_ONCE = 32
+"""Pods that are asked at the same time: the API server holds a connection for each."""
+
+_SETTLE = 1.0
+"""Seconds that a mapping may take to every node: an agent that is behind is asked again after them."""
+
+_LABEL = "app.kubernetes.io/name=ilanet"
+
+T = TypeVar("T")
+
+
+async def gather(cluster: Cluster, namespace: str, *, deadline: float, settle: float = _SETTLE) -> Facts:
+    """Return what is so now; ClusterError if the nodes or the pods cannot be listed.
+
+    A pod that does not answer within `deadline` seconds is a fact like any other.
+    """
+    listed, found = await asyncio.gather(
+        cluster.read("/api/v1/nodes"), cluster.read(path_of(namespace, "pods"), labelSelector=_LABEL)
+    )
+    nodes = tuple(sorted((_parsed(Node.parse, tree) for tree in listed["items"]), key=lambda node: node.name))
+    pods = sorted((_parsed(Pod.parse, tree) for tree in found["items"]), key=lambda pod: (pod.node, pod.name))
+    asking = _Asking(cluster, namespace, deadline)
+    agents, controllers = await asyncio.gather(
+        asking.all((pod for pod in pods if pod.component == "agent"), AGENT_PORT, Agent.parse),
+        asking.all((pod for pod in pods if pod.component == "controller"), CONTROLLER_PORT, Controller.parse),
+    )
+    facts = Facts(
+        namespace=namespace,
+        nodes=nodes,
+        agents=agents,
+        controllers=controllers,
+        etcd=tuple(pod for pod in pods if pod.component == "etcd"),
+        newest=newest(agents),
+    )
+    return await _again(asking, facts, settle)
+
+
+async def _again(asking: _Asking, facts: Facts, settle: float) -> Facts:
+    """Ask agents that are behind once more: what was published a moment ago may be on its way."""
+    behind = [one.pod for one in facts.agents if one.says and one.says.generation < (facts.newest or NEVER)]
+    if not behind:
+        return facts
+    await asyncio.sleep(settle)
+    later = {one.pod.name: one for one in await asking.all(behind, AGENT_PORT, Agent.parse)}
+    return replace(facts, agents=tuple(later.get(one.pod.name, one) for one in facts.agents))
+
+
+class _Asking:
+    """Questions to pods, through the API server."""
+
+    def __init__(self, cluster: Cluster, namespace: str, deadline: float) -> None:
+        self._cluster = cluster
+        self._namespace = namespace
+        self._deadline = deadline
+        self._room = asyncio.Semaphore(_AT_ONCE)
+
+    async def all(self, pods: Iterable[Pod], port: int, parse: Callable[[Tree], T]) -> tuple[Asked[T], ...]:
+        """Ask each of the pods."""
+        return tuple(await asyncio.gather(*(self._ask(pod, port, parse) for pod in pods)))
+
+    async def _ask(self, pod: Pod, port: int, parse: Callable[[Tree], T]) -> Asked[T]:
+        if not pod.running:
+            return Asked(pod, why=f"it does not run: {pod.trouble}")
+        try:
+            async with self._room:
+                path = proxy_path(self._namespace, pod.name, port, "status")
+                text = await self._cluster.text(path, deadline=self._deadline)
+        except Refused as error:
+            if error.status == 403:
+                return Asked(pod, why=f"you may not ask it: get pods/proxy in {self._namespace} is forbidden to you")
+            return Asked(pod, why=f"no answer: {error}")
+        except ClusterError as error:
+            return Asked(pod, why=f"no answer: {error}")
+        try:
+            return Asked(pod, parse(json.loads(text)))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return Asked(pod, why=f"its answer does not parse: {error!r} in {text[:100]!r}")
+
+
+def _parsed(parse: Callable[[Tree], T], tree: Tree) -> T:
+    try:
+        return parse(tree)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        name = tree.get("metadata", {}).get("name")
+        raise ClusterError(f"the API server's {name!r} is not what it should be: {error!r}") from error
