@@ -54,6 +54,7 @@ class Cluster:
         durable: Path | None = None,
         etcd_options: Sequence[str] = (),
         patience: float = 30,
+        own: Sequence[str] = (),
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Take the shape of it; `agent_settings` go into every agent's settings, `say` hears of each step.
@@ -61,6 +62,7 @@ class Cluster:
         etcd_members: one on each of so many hosts.
         durable: a folder, removed by close(), where etcd and agents keep what must survive; given one, etcd writes
         through to the disk (fsync), as it does outside of tests.  etcd_options: words of etcd's command line.
+        own: folders of which every machine has a copy of its own (lab.machine).
         patience: seconds that etcd, and then all agents, may take to be ready.
         """
         self.name = name
@@ -79,6 +81,7 @@ class Cluster:
         self._durable = durable
         self._etcd_options = tuple(etcd_options)
         self._patience = patience
+        self._own = tuple(own)
         self._say = say
         self._authority = Authority(self.directory / "authority")
 
@@ -314,6 +317,7 @@ class Cluster:
                 directory=self.directory,
                 disk=self._kept / host.name / "machine",
                 cgroup=f"{self._cgroup}/{host.name}",
+                own=self._own,
             )
         return self.machines[host.name]
 

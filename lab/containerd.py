@@ -41,18 +41,23 @@ _READY = 60.0
 class Containerd(Process):
     """The container runtime of one host, inside the host's Machine; stop() and kill() leave its containers running."""
 
-    def __init__(self, cluster: Cluster, host: Host) -> None:
-        """Take the host; everything stands on its machine's disk."""
+    def __init__(self, cluster: Cluster, host: Host, *, bare: bool = False) -> None:
+        """Take the host; everything stands on its machine's disk.
+
+        bare: CNI's folders are where every containerd has them, without ilanet, which comes as a pod; the machine must
+        have copies of its own of /etc and /opt (lab.machine).
+        """
         self.machine = cluster.machine(host)
         disk = self.machine.disk
         self.socket = cluster.directory / f"{host.name}-containerd.sock"
-        self.bin_dir = disk / "bin"
-        self.conf_dir = cluster.conflist(host).parent
+        self._bare = bare
+        self.bin_dir = Path("/opt/cni/bin") if bare else disk / "bin"
+        self.conf_dir = Path("/etc/cni/net.d") if bare else cluster.conflist(host).parent
         self.root = disk / "containerd"
         self.state = disk / "run/state"
         self.results = disk / "lib/cni/results"
         self.namespaces = disk / "run/netns"
-        self._variables = {"ILANET_SOCKET": cluster.socket(host), "ILANET_QUEUE": cluster.queue(host)}
+        self._variables = {} if bare else {"ILANET_SOCKET": cluster.socket(host), "ILANET_QUEUE": cluster.queue(host)}
         self._config = disk / "containerd.toml"
         self.cri = Cri(socket=self.socket)
         super().__init__(name=f"{host.name}-containerd", command=(), directory=cluster.directory)
@@ -75,10 +80,12 @@ class Containerd(Process):
 
     def start_ready(self) -> None:
         """Write what is missing on the disk, start it, and wait until it can run pods."""
+        if not self.machine.first:
+            self.machine.start()
         if not self._config.exists():
             self._write_config()
         self.start()
-        self._wait_until(lambda: not self.cri.conditions())
+        self._wait_until(lambda: list(self.cri.conditions()) == (["NetworkReady"] if self._bare else []))
         self.bring(IMAGE)
 
     def bring(self, image: str, program: Path | None = None) -> None:
@@ -120,10 +127,13 @@ class Containerd(Process):
             time.sleep(0.02)
 
     def _write_config(self) -> None:
-        for folder in (self.bin_dir, self.conf_dir):
+        inside = (self.machine.root / folder.relative_to("/") for folder in (self.bin_dir, self.conf_dir))
+        bin_dir, conf_dir = inside if self._bare else (self.bin_dir, self.conf_dir)
+        for folder in (bin_dir, conf_dir):
             folder.mkdir(parents=True, exist_ok=True)
-        for plugin in (EXECUTABLE, *(PLUGINS / name for name in ("loopback", "portmap", "bandwidth", "tuning"))):
-            shutil.copy2(plugin, self.bin_dir)
+        plugins = [PLUGINS / name for name in ("loopback", "portmap", "bandwidth", "tuning")]
+        for plugin in plugins if self._bare else [EXECUTABLE, *plugins]:
+            shutil.copy2(plugin, bin_dir)
         tables: dict[str, dict[str, object]] = {
             "grpc": {"address": self.socket},
             _CRI: {

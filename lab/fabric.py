@@ -22,6 +22,10 @@ table ip6 guard {{
 """
 
 
+OUTSIDE = "fd00:a::ffff"
+"""The router's address on a shared layer 2, where hosts send what is for others."""
+
+
 class Shape(enum.Enum):
     """How hosts reach each other."""
 
@@ -89,6 +93,12 @@ class Fabric:
         namespace.ip("addr", "add", f"{host.address}/64", "dev", "eth0", "nodad")
         namespace.ip("route", "add", "default", "via", str(host.gateway), "dev", "eth0")
         return host
+
+    def open_outside(self) -> None:
+        """Give hosts of a shared layer 2 a default route, by the router."""
+        self.router.ip("addr", "add", f"{OUTSIDE}/64", "dev", "br0", "nodad")
+        for host in self.hosts:
+            host.namespace.ip("route", "add", "default", "via", OUTSIDE, "dev", host.device)
 
     def untranslated(self) -> int:
         """Return how many packets to the SIR prefix the router has seen, and dropped."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from lab.namespace import Namespace
@@ -30,10 +31,10 @@ as runc does for every command in a container, finds itself at the namespace's o
 
 _INIT = """
 set -eu
-disk=$1 lab=$2 noted=$3
-read -r own </proc/self/stat
+disk=$1 lab=$2 noted=$3 own=$4
+read -r self </proc/self/stat
 cut -d ' ' -f 2 /proc/self/mounts | while read -r mount; do
-  case $mount in /run/*) umount --lazy "$mount" 2>/dev/null || : ;; esac
+  case $mount in /run/*|/sys/fs/bpf) umount --lazy "$mount" 2>/dev/null || : ;; esac
 done
 mount -t proc proc /proc
 rm -rf "$disk/run"
@@ -42,26 +43,59 @@ mount --bind "$lab" "$disk/run/${lab#/run/}"
 mount --rbind "$disk/run" /run
 mount --bind "$disk/lib" /var/lib
 mount --bind "$disk/log" /var/log
-set -- $own
+for folder in $own; do
+  mkdir -p "$disk/own$folder/upper" "$disk/own$folder/work"
+  copy=$disk/own$folder
+  mount -t overlay overlay -o "lowerdir=$folder,upperdir=$copy/upper,workdir=$copy/work" "$folder"
+done
+mount --make-rshared /
+set -- $self
 echo "$1 ${22}" >"$noted.new"
 trap 'exit 0' TERM
 mv "$noted.new" "$noted"
 while :; do sleep 2147483647 & wait; done
 """
-"""The first process: lets go of what others have mounted in /run (or unmount just now), mounts its own, notes its pid
-as seen from outside with the time of its start, as lab.process does, and reaps what others leave."""
+"""The first process, told its disk, the lab's folder, where to note itself, and folders to have a copy of.
+
+It lets go of what others have mounted in /run (or unmount just now), mounts its own, notes its pid as seen from outside
+with the time of its start, as lab.process does, and reaps what others leave."""
 
 
 class Machine(Process):
     """One host's inside; what is on its `disk` outlives it until close()."""
 
-    def __init__(self, *, name: str, namespace: Namespace, directory: Path, disk: Path, cgroup: str) -> None:
-        """Take the folder of logs and pids, which lies under /run, and the name of the parent of its cgroups."""
+    def __init__(
+        self,
+        *,
+        name: str,
+        namespace: Namespace,
+        directory: Path,
+        disk: Path,
+        cgroup: str,
+        own: Sequence[str] = (),
+    ) -> None:
+        """Take the folder of logs and pids, which lies under /run, and the name of the parent of its cgroups.
+
+        own: folders of the machine that is really there, of which the inside changes a copy.
+        """
         self.disk = disk
         self.cgroup = cgroup
         self._first = Process(name=f"{name}-init", command=(), directory=directory)
         self._noted = directory / f"{name}-init.pid"
-        words = ("sh", "-euc", _ROOT, "root", "sh", "-c", _INIT, "init", str(disk), str(directory), str(self._noted))
+        words = (
+            "sh",
+            "-euc",
+            _ROOT,
+            "root",
+            "sh",
+            "-c",
+            _INIT,
+            "init",
+            str(disk),
+            str(directory),
+            str(self._noted),
+            " ".join(own),
+        )
         unshare = ("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child")
         super().__init__(name=name, command=(*namespace.prefix, *unshare, *words), directory=directory)
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from lab.authority import Authority
 from lab.cluster import Cluster
-from lab.containerd import PLUGINS
+from lab.fabric import Shape
+from lab.kubernetes.build_image import images
 from lab.kubernetes.control import ControlPlane
 from lab.kubernetes.node import KubernetesNode
 from lab.kubernetes.programs import AGNHOST, COREDNS, built
-from lab.process import ProcessError, stop_noted
+from lab.process import SOURCE, ProcessError, stop_noted
 
 TEST_IMAGE = "localhost/ilanet/agnhost:1"
 IMAGES = {TEST_IMAGE: AGNHOST, "localhost/ilanet/coredns:1": COREDNS}
@@ -35,14 +36,15 @@ class KubernetesCluster:
         name: str = "kube",
         nodes: int = 3,
         proxy_mode: str = "nftables",
+        deploy: Path = SOURCE / "deploy/own-etcd",
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Take how many nodes; the control plane is on the first one's host."""
-        chain = {"cni_chain": ["portmap", "bandwidth"], "cni_plugins": str(PLUGINS)}
-        self.lab = Cluster(name=name, hosts=nodes, agent_settings=chain, say=say)
+        """Take how many nodes; the control plane is on the first one's host.  All are on one layer 2, as in kind."""
+        self.lab = Cluster(name=name, hosts=nodes, shape=Shape.LAYER2, own=("/etc", "/opt"), say=say)
         self.nodes: list[KubernetesNode] = []
         self._control: ControlPlane | None = None
         self._proxy_mode = proxy_mode
+        self._deploy = deploy
         self._say = say
 
     @property
@@ -55,7 +57,9 @@ class KubernetesCluster:
     def start(self) -> None:
         """Bring everything up and wait until every node is Ready."""
         programs = built(self._say)
-        self.lab.start()
+        ours = images(self._say)
+        self.lab.start_underlay()
+        self.lab.fabric.open_outside()
         authority = Authority(self.lab.directory / "kubernetes/authority")
         authority.create()
         self._say("etcd, API server, controller manager and scheduler, on host1")
@@ -75,6 +79,12 @@ class KubernetesCluster:
             node.start(proxy_mode=self._proxy_mode)
             for image, program in IMAGES.items():
                 node.runtime.bring(image, programs / program)
+            for image, archive in ours.items():
+                node.runtime.take(archive, image)
+        self._say(f"ilanet, as pods: kubectl apply -k {self._deploy.relative_to(SOURCE)}")
+        self._wait_ready(registered_only=True)
+        self.kubectl("label", "node", self.lab.hosts[0].name, "node-role.kubernetes.io/control-plane=")
+        self.kubectl("apply", "-k", str(self._deploy))
         self._wait_ready()
         self._say("CoreDNS")
         self.kubectl("apply", "-f", str(_DNS))
@@ -93,7 +103,7 @@ class KubernetesCluster:
         """Run kubectl as the administrator (see ControlPlane.kubectl)."""
         return self.control.kubectl(*words, stdin=stdin, timeout=timeout)
 
-    def _wait_ready(self) -> None:
+    def _wait_ready(self, *, registered_only: bool = False) -> None:
         deadline = time.monotonic() + _READY
         while True:
             for node in self.nodes:
@@ -101,7 +111,7 @@ class KubernetesCluster:
             waiting = {node.host.name: "it has not registered" for node in self.nodes}
             for item in json.loads(self.kubectl("get", "nodes", "-o", "json"))["items"]:
                 ready = next(one for one in item["status"]["conditions"] if one["type"] == "Ready")
-                if ready["status"] == "True":
+                if ready["status"] == "True" or registered_only:
                     waiting.pop(item["metadata"]["name"], None)
                 else:
                     waiting[item["metadata"]["name"]] = ready["message"]

@@ -21,18 +21,21 @@ DNS_SERVICE = "fd00:10:96::a"
 LINKS = "ila"
 """How the host's ends of pods' links begin: what kube-proxy takes for pods, since their addresses tell no node."""
 
+START_UP_TAINT = "ilanet.io/agent-not-ready"
+"""Every node comes with it; ilanet's controller takes it off."""
+
 PROXY_MODES = ("nftables", "iptables")
 
 
 class KubernetesNode:
-    """A host on which a kubelet runs pods; ilanet's agent has written the network configuration that it waits for."""
+    """A host on which a kubelet runs pods; without a network of its own until ilanet is deployed."""
 
     def __init__(
         self, *, cluster: Cluster, host: Host, control: ControlPlane, programs: Path, authority: Authority
     ) -> None:
         """Take the lab's cluster, which has the host, the control plane to join, and who signs certificates."""
         self.host = host
-        self.runtime = Containerd(cluster, host)
+        self.runtime = Containerd(cluster, host, bare=True)
         self._control = control
         self._programs = programs
         self._authority = authority
@@ -80,6 +83,7 @@ class KubernetesNode:
             "fileCheckFrequency": "5s",
             "localStorageCapacityIsolation": False,
             "nodeStatusUpdateFrequency": "2s",
+            "registerWithTaints": [{"key": START_UP_TAINT, "effect": "NoSchedule"}],
             "resolvConf": str(names),
             "tlsCertFile": str(serving.certificate),
             "tlsPrivateKeyFile": str(serving.key),

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Kubernetes in memory: implements controller.core.kubernetes.Kubernetes, remembers what it was told, can fail."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+from controller.core.kubernetes import Kind, KubernetesError, Listed, Review, WatchLost
+from ila.certificates import Authority
+
+Tree = dict[str, Any]
+
+
+def pod(name: str, *, uid: str = "", node: str = "n1", namespace: str = "ns", **metadata: object) -> Tree:
+    """Return a pod as the API server writes it."""
+    return {
+        "metadata": {"namespace": namespace, "name": name, "uid": uid or f"uid-{name}", **metadata},
+        "spec": {"nodeName": node} if node else {},
+        "status": {"phase": "Running"},
+    }
+
+
+def of_set(name: str) -> list[Tree]:
+    """Return the owner references of a StatefulSet's pod."""
+    return [{"kind": "StatefulSet", "name": name, "uid": "s", "controller": True}]
+
+
+def node(name: str, address: str = "fd00:a::1", **spec: object) -> Tree:
+    """Return a node as the API server writes it."""
+    return {
+        "metadata": {"name": name, "uid": f"uid-{name}"},
+        "spec": dict(spec),
+        "status": {"addresses": [{"type": "Hostname", "address": name}, {"type": "InternalIP", "address": address}]},
+    }
+
+
+class FakeKubernetes:
+    """The API server of a test."""
+
+    def __init__(self) -> None:
+        self.objects: dict[Kind, dict[str, Tree]] = {kind: {} for kind in Kind}
+        self.lists = 0
+        self.reviews: dict[str, Review] = {}
+        self.authority: Authority | None = None
+        self.bundle = ""
+        self.told: list[tuple[str, ...]] = []
+        self.fail_next = ""
+        self._version = 0
+        self._changes: dict[Kind, list[tuple[int, str, Tree]]] = {kind: [] for kind in Kind}
+        self._news = asyncio.Event()
+        self._oldest = 0
+
+    def put(self, kind: Kind, tree: Tree) -> None:
+        """Make or change an object."""
+        key = f"{tree['metadata'].get('namespace', '')}/{tree['metadata']['name']}"
+        event = "MODIFIED" if key in self.objects[kind] else "ADDED"
+        self._note(kind, event, tree)
+        self.objects[kind][key] = tree
+
+    def remove(self, kind: Kind, name: str, namespace: str = "") -> None:
+        """Remove an object."""
+        self._note(kind, "DELETED", self.objects[kind].pop(f"{namespace}/{name}"))
+
+    def compact(self) -> None:
+        """Forget every change so far, and end all watches."""
+        self._oldest = self._version + 1
+        self._version += 1
+        self._news.set()
+
+    def _note(self, kind: Kind, event: str, tree: Tree) -> None:
+        self._version += 1
+        tree["metadata"]["resourceVersion"] = str(self._version)
+        self._changes[kind].append((self._version, event, tree))
+        self._news.set()
+
+    def _called(self, what: str) -> None:
+        if self.fail_next == what:
+            self.fail_next = ""
+            raise KubernetesError(f"{what}: the API server says 500")
+
+    async def list(self, kind: Kind) -> Listed:
+        self._called("list")
+        self.lists += 1
+        return Listed(list(self.objects[kind].values()), str(self._version))
+
+    async def watch(self, kind: Kind, version: str) -> AsyncGenerator[tuple[str, Mapping[str, Any]], None]:
+        self._called("watch")
+        at = int(version)
+        while True:
+            if at < self._oldest:
+                raise WatchLost("too old")
+            for number, event, tree in [change for change in self._changes[kind] if change[0] > at]:
+                at = number
+                yield event, tree
+            self._news.clear()
+            await self._news.wait()
+
+    async def review(self, token: str, audience: str) -> Review | None:
+        self._called("review")
+        assert audience == "ilanet"
+        return self.reviews.get(token)
+
+    async def read_authority(self, namespace: str) -> Authority | None:
+        self._called("read_authority")
+        assert namespace == "ilanet-system"
+        return self.authority
+
+    async def write_authority(self, namespace: str, authority: Authority) -> bool:
+        assert namespace == "ilanet-system"
+        if self.authority is not None:
+            return False
+        self.authority = authority
+        return True
+
+    async def publish_authorities(self, namespace: str, bundle: str) -> None:
+        assert namespace == "ilanet-system"
+        self.bundle = bundle
+
+    async def network_available(self, node: str, why: str) -> None:
+        self._called("network_available")
+        self.told.append(("available", node))
+        assert why
+
+    async def remove_taint(self, node: str, key: str) -> None:
+        self.told.append(("taint", node, key))
+
+    async def event(self, about: Mapping[str, str], *, reason: str, message: str, warning: bool, reporter: str) -> None:
+        self._called("event")
+        assert reporter
+        self.told.append(("event", about["kind"], about["name"], reason, message, str(warning)))

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may have what, as far as pods and nodes as Kubernetes shows them decide it."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Any
+
+import pytest
+
+from controller.core import nodes
+from controller.core.decision import Refused
+from controller.core.kubernetes import parse_node, parse_review
+from controller.core.pods import ASK_FIRST, Pods, judge, parse_pod, wanted_address
+from controller.core.registration import Registration
+from ila.address import Locator
+from ila.mapping import Generation
+from tests.fakes_kubernetes import node, of_set, pod
+
+ONE = Registration(
+    node="n1", address=ipaddress.IPv6Address("fd00:a::1"), port=7444, declared=None, highest=Generation(0, 0)
+)
+
+
+@pytest.mark.parametrize(
+    ("tree", "owner"),
+    [
+        (pod("web-5f7c9"), "uid/uid-web-5f7c9"),
+        (pod("web-0", ownerReferences=of_set("web")), "name/ns/web-0"),
+        (pod("web-0", ownerReferences=[{**of_set("web")[0], "controller": False}]), "uid/uid-web-0"),
+        (pod("one", annotations={"ilanet.io/keep-address": "true"}), "name/ns/one"),
+        (pod("one", annotations={"ilanet.io/keep-address": "false"}), "uid/uid-one"),
+        (pod("one", annotations={"ilanet.io/address": "fd00::1"}), "name/ns/one"),
+        (
+            pod("virt-launcher-vm-x2", ownerReferences=[{"kind": "VirtualMachineInstance", "name": "vm"}]),
+            "machine/ns/vm",
+        ),
+        (pod("etcd-n1", uid="mirror", annotations={"kubernetes.io/config.hash": "static"}), "uid/static"),
+    ],
+)
+def test_whose_an_identifier_is(tree: dict[str, Any], owner: str) -> None:
+    """A pod's own, or that of whoever keeps it under its name; a static pod's uid is not its mirror's."""
+    assert str(parse_pod(tree).owner) == owner
+
+
+def pods(*trees: dict[str, Any]) -> Pods:
+    found = Pods()
+    for tree in trees:
+        found.put(parse_pod(tree))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        ({"node": "n2"}, "is bound to node 'n1', not to 'n2'"),
+        ({"name": "other"}, "is ns/web, not ns/other"),
+        ({"namespace": "theirs"}, "is ns/web, not theirs/web"),
+    ],
+)
+def test_a_node_speaks_for_its_own_pods_only(asked: dict[str, str], reason: str) -> None:
+    """A captured node gets nothing of another's pod, and a uid is worth nothing under another name."""
+    known = pods(pod("web"))
+    request = {"node": "n1", "namespace": "ns", "name": "web", "uid": "uid-web"}
+    assert judge(known, **request) is known.of_uid("uid-web")
+    with pytest.raises(Refused, match=reason):
+        judge(known, **{**request, **asked})
+
+
+def test_what_is_not_there_yet() -> None:
+    """A pod that is not heard of, or not bound: perhaps a moment later."""
+    known = pods(pod("new", node=""))
+    assert judge(known, node="n1", namespace="ns", name="new", uid="uid-new") is None
+    assert judge(known, node="n1", namespace="ns", name="web", uid="uid-web") is None
+
+
+def test_pods_by_their_owner() -> None:
+    """Two pods of one virtual machine; one that is replaced under its name leaves nothing behind."""
+    reference = [{"kind": "VirtualMachineInstance", "name": "vm"}]
+    known = pods(pod("a", ownerReferences=reference), pod("b", ownerReferences=reference))
+    owner = parse_pod(pod("a", ownerReferences=reference)).owner
+    assert {item.name for item in known.of_owner(owner)} == {"a", "b"}
+    known.put(parse_pod(pod("a", uid="second")))
+    assert [item.name for item in known.of_owner(owner)] == ["b"]
+    assert known.of_uid("uid-a") is None
+    known.remove("ns", "a")
+    known.remove("ns", "b")
+    known.remove("ns", "b")
+    assert (len(known), known.of_owner(owner), known.of_uid("second")) == (0, [], None)
+
+
+def test_an_address_that_is_none() -> None:
+    """The pod, the annotation and its text are named."""
+    assert wanted_address(parse_pod(pod("web"))) is None
+    facts = parse_pod(pod("web", annotations={"ilanet.io/address": "10.0.0.300"}))
+    with pytest.raises(Refused, match=r"pod ns/web: annotation ilanet\.io/address '10\.0\.0\.300'"):
+        wanted_address(facts)
+
+
+def test_a_node_cannot_say_another_address() -> None:
+    """Nor speak where Kubernetes has no such node."""
+    assert nodes.checked(ONE, parse_node(node("n1")), by_pod_cidr=False) == ONE
+    with pytest.raises(Refused, match="internal addresses are fd00:a::2"):
+        nodes.checked(ONE, parse_node(node("n1", "fd00:a::2")), by_pod_cidr=False)
+    with pytest.raises(Refused, match="internal addresses are none of IPv6"):
+        nodes.checked(ONE, parse_node(node("n1", "10.0.0.1")), by_pod_cidr=False)
+    with pytest.raises(Refused, match="does not show node 'n1'"):
+        nodes.checked(ONE, None, by_pod_cidr=False)
+
+
+@pytest.mark.parametrize(
+    ("cidrs", "reason"),
+    [
+        ([], "no podCIDR of IPv6: run the controller manager"),
+        (["10.0.0.0/24"], "no podCIDR of IPv6"),
+        (["10.0.0.0/24", "fd00:c0de:0:4::/80"], "podCIDR fd00:c0de:0:4::/80 of node 'n1' is no /64"),
+    ],
+)
+def test_pod_cidrs_that_are_no_locator(cidrs: list[str], reason: str) -> None:
+    """The refusal says what to do."""
+    with pytest.raises(Refused, match=reason):
+        nodes.checked(ONE, parse_node(node("n1", podCIDRs=cidrs)), by_pod_cidr=True)
+
+
+def test_a_pod_cidr_is_the_locator() -> None:
+    """That of IPv6 among both families."""
+    there = parse_node(node("n1", podCIDRs=["10.0.0.0/24", "fd00:c0de:0:4::/64"]))
+    assert nodes.checked(ONE, there, by_pod_cidr=True).declared == Locator.parse("fd00:c0de:0:4::/64")
+
+
+@pytest.mark.parametrize(
+    ("name", "asks"), [("web-0", True), ("web-12", True), ("web-5f7c9d-x2x4k", False), ("0", False)]
+)
+def test_names_that_ask_first(name: str, asks: bool) -> None:  # noqa: FBT001 - of the table
+    """Those of StatefulSets' pods, not those of Deployments'."""
+    assert any(re.fullmatch(pattern, name) for pattern in ASK_FIRST) is asks
+
+
+def test_whose_a_token_is() -> None:
+    """A service account's with its node, or nobody's."""
+    user = {
+        "username": "system:serviceaccount:ilanet-system:ilanet-agent",
+        "extra": {"authentication.kubernetes.io/node-name": ["n1"]},
+    }
+    review = parse_review({"status": {"authenticated": True, "user": user}})
+    assert review is not None
+    assert (review.namespace, review.account, review.node) == ("ilanet-system", "ilanet-agent", "n1")
+    assert parse_review({"status": {"authenticated": False, "user": user}}) is None
+    assert parse_review({"status": {"authenticated": True, "user": {"username": "admin"}}}) is None
