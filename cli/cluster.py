@@ -107,8 +107,8 @@ async def connected(kubeconfig: str | None, context: str | None) -> AsyncIterato
     settings = client.Configuration()
     try:
         await config.load_kube_config(paths, context, client_configuration=settings, persist_config=False)
-    except Exception as error:  # noqa: BLE001 - beside its own the client lets its parsers' errors through
-        raise AccessError(f"no kubeconfig that can be used in {paths}: {error!r}") from error
+    except Exception as error:  # beside its own the client lets its parsers' errors through
+        raise AccessError(f"no kubeconfig that can be used in {paths}: {type(error).__name__}: {error}") from error
     async with client.ApiClient(settings) as api, WsApiClient(settings) as socket:
         yield ApiCluster(api, socket)
 
@@ -126,7 +126,7 @@ class ApiCluster:
 
     async def text(self, path: str, *, deadline: float) -> str:
         """See Cluster."""
-        return await self._call("GET", path, deadline=deadline)
+        return await self._call("GET", path, deadline=deadline, named="")
 
     async def create(self, path: str, tree: Tree) -> Tree:
         """See Cluster."""
@@ -172,7 +172,10 @@ class ApiCluster:
         body: Tree | None = None,
         content: str = "application/json",
         deadline: float = DEADLINE,
+        named: str | None = None,
     ) -> str:
+        """Return the body of the answer; an error's message begins with what is `named`, or else with the path."""
+        where = f"{path}: " if named is None else named
         try:
             request = await self._api.param_serialize(
                 method,
@@ -186,11 +189,11 @@ class ApiCluster:
                 answer = await self._api.call_api(*request, _request_timeout=deadline)
                 text = str(await answer.read(), errors="replace")
         except TimeoutError as error:
-            raise ClusterError(f"{path}: no answer within {deadline:g} s") from error
+            raise ClusterError(f"{where}no answer within {deadline:g} s") from error
         except (ApiException, aiohttp.ClientError, OSError) as error:
             raise ClusterError(f"the API server does not answer: {error}") from error
         if answer.status >= HTTPStatus.BAD_REQUEST:
-            raise _refusal(path, answer.status, text)
+            raise _refusal(where, answer.status, text)
         return text
 
 
@@ -216,11 +219,11 @@ def _tree(path: str, text: str) -> Tree:
     return tree
 
 
-def _refusal(path: str, status: int, text: str) -> Refused:
+def _refusal(where: str, status: int, text: str) -> Refused:
     """Return the error that an answer is: a Status of Kubernetes says it in words."""
     try:
         words = str(json.loads(text)["message"])
     except (ValueError, KeyError, TypeError):
         words = text.strip()[:200]
-    message = f"{path}: {status} {words}"
+    message = f"{where}{status} {words}"
     return Absent(message) if status == HTTPStatus.NOT_FOUND else Refused(message, status)

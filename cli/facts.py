@@ -15,6 +15,10 @@ from ila.mapping import Generation
 
 COMPONENT = "app.kubernetes.io/component"
 
+AGENT_PORT = 9475
+CONTROLLER_PORT = 9476
+"""Where each serves HTTP on its node's address."""
+
 T = TypeVar("T")
 
 

@@ -10,10 +10,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from cli.cluster import Cluster, ClusterError, Refused, Tree, path_of, proxy_path
-from cli.facts import NEVER, Agent, Asked, Controller, Facts, Node, Pod, newest
-
-AGENT_PORT = 9475
-CONTROLLER_PORT = 9476
+from cli.facts import AGENT_PORT, CONTROLLER_PORT, NEVER, Agent, Asked, Controller, Facts, Node, Pod, newest
 
 _AT_ONCE = 32
 """Pods that are asked at the same time: the API server holds a connection for each."""
@@ -85,9 +82,9 @@ class _Asking:
         except Refused as error:
             if error.status == 403:
                 return Asked(pod, why=f"you may not ask it: get pods/proxy in {self._namespace} is forbidden to you")
-            return Asked(pod, why=f"no answer: {error}")
+            return Asked(pod, why=f"it cannot be asked: {error}")
         except ClusterError as error:
-            return Asked(pod, why=f"no answer: {error}")
+            return Asked(pod, why=str(error))
         try:
             return Asked(pod, parse(json.loads(text)))
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -47,8 +47,8 @@ def status_lines(report: Report) -> Iterator[str]:
         yield f"{found.severity}: {found.about}: {found.what}"
         yield f"  next: {found.next}"
     count = Counter(found.severity for found in report.findings)
-    warnings = f", {count['warning']} warnings" if count["warning"] else ""
-    yield f"well{warnings}" if report.well else f"NOT WELL: {count['problem']} problems{warnings}"
+    warnings = f", {_many(count['warning'], 'warning')}" if count["warning"] else ""
+    yield f"well{warnings}" if report.well else f"NOT WELL: {_many(count['problem'], 'problem')}{warnings}"
 
 
 _NODES = ("NODE", "READY", "AGENT", "VERSION", "LOCATOR", "ADDRESS", "MAPPINGS", "BEHIND", "PODS", "PROBLEMS")
@@ -92,6 +92,10 @@ def _links(report: Report) -> Iterator[str]:
         )
 
 
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def _yes(true: object) -> str:
     return "yes" if true else "no"
 
@@ -106,4 +110,4 @@ def summary_line(summary: Summary) -> str:
     count = Counter(result.outcome for result in summary.results)
     words = ", ".join(f"{count[outcome]} {outcome}" for outcome in (PASSED, FAILED, SKIPPED) if count[outcome])
     left = f"; namespace {summary.left} is still there" if summary.left else ""
-    return f"{words} on {len(summary.nodes)} nodes{left}"
+    return f"{words}, on {_many(len(summary.nodes), 'node')}{left}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cli.facts import NEVER, Agent, Asked, Facts, Node, Pod
+from cli.facts import AGENT_PORT, CONTROLLER_PORT, NEVER, Agent, Asked, Facts, Node, Pod
 
 PROBLEM, WARNING = "problem", "warning"
 WELL, BROKEN, UNKNOWN = "well", "broken", "unknown"
@@ -257,7 +257,8 @@ def _why_silent(facts: Facts, pod: Pod, why: str) -> str:
         return f"kubectl create role ilanet-status -n {facts.namespace} --verb=get --resource=pods/proxy, bound to you"
     if not pod.running:
         return f"kubectl -n {facts.namespace} describe pod {pod.name}; {_logs(facts, pod)}"
-    return f"{_logs(facts, pod)}; can the API server's host reach port 9475 and 9476 of that node?"
+    port = AGENT_PORT if pod.component == "agent" else CONTROLLER_PORT
+    return f"{_logs(facts, pod)}; can the API server's host reach TCP port {port} of that node?"
 
 
 def _logs(facts: Facts, pod: Pod) -> str:

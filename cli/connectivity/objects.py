@@ -110,7 +110,7 @@ def _spec(image: str, host_port: int | None = None) -> dict[str, Any]:
     }
     return {
         "containers": [container],
-        "terminationGracePeriodSeconds": 0,
+        "terminationGracePeriodSeconds": 1,  # 0 would delete by force: gone before its node has let go of its address
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "tolerations": [{"operator": "Exists"}],

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operator's command on a real cluster, as a person runs it: a process with a kubeconfig."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.__main__ import INTERRUPTED, NOT_WELL, WELL
+from cli.connectivity.run import NODE_TO_POD
+from cli.connectivity.scenarios import FAILED, SCENARIOS, SKIPPED
+from lab.kubernetes.cluster import TEST_IMAGE
+from tests.cluster.kubectl import Kubectl
+
+pytestmark = pytest.mark.timeout(300)
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def command(door: Sequence[str], *words: str) -> list[str]:
+    """Return `ilanet` with the way into the cluster that kubectl has."""
+    place = next(i for i, word in enumerate(door) if Path(word).name == "kubectl")
+    return [*door[:place], sys.executable, "-m", "cli", *door[place + 1 :], *words]
+
+
+def ilanet(door: Sequence[str], *words: str) -> tuple[int, Any]:
+    """Run it; return its exit status and what it prints as JSON."""
+    ran = subprocess.run(
+        [*command(door, *words), "-o", "json"], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert ran.stdout, ran.stderr
+    return ran.returncode, json.loads(ran.stdout)
+
+
+def left(kube: Kubectl) -> list[str]:
+    """Return the namespaces of connectivity tests."""
+    names = [item["metadata"]["name"] for item in kube.get("namespaces")["items"]]
+    return [name for name in names if name.startswith("ilanet-connectivity-")]
+
+
+def test_connectivity(door: Sequence[str], kube: Kubectl) -> None:
+    """Every scenario passes but the one that is not asked for, and the namespace goes."""
+    status, said = ilanet(door, "connectivity", "test", "--image", TEST_IMAGE)
+    outcomes = {result["test"]: (result["outcome"], result["reason"]) for result in said["results"]}
+    assert [name for name, (outcome, _) in outcomes.items() if outcome == SKIPPED] == ["pod to outside"]
+    assert [one for one in outcomes.items() if one[1][0] == FAILED] == []
+    assert list(outcomes) == [NODE_TO_POD, *(scenario.name for scenario in SCENARIOS)]
+    assert (status, said["well"], said["left"]) == (WELL, True, None)
+    assert left(kube) == []
+
+
+def test_what_is_not_there_is_said(door: Sequence[str], kube: Kubectl) -> None:
+    """An outside that does not answer fails by its name, what else there is passes, and the namespace goes."""
+    words = ("connectivity", "test", "--image", TEST_IMAGE, "--outside", "[2001:db8::1]:443", "--patience", "15s")
+    status, said = ilanet(door, *words)
+    failed = [result for result in said["results"] if result["outcome"] == FAILED]
+    assert [result["test"] for result in failed] == ["pod to outside"]
+    assert "[2001:db8::1]:443" in failed[0]["reason"]
+    assert (status, said["well"], left(kube)) == (NOT_WELL, False, [])
+
+
+def test_ctrl_c_cleans_up(door: Sequence[str], kube: Kubectl) -> None:
+    """Interrupted in the middle, it removes its namespace before it ends."""
+    words = command(door, "connectivity", "test", "--image", TEST_IMAGE)
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert NODE_TO_POD in process.stdout.readline()
+        assert left(kube)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=120)
+    assert process.returncode == INTERRUPTED
+    assert left(kube) == []
+
+
+def test_status_where_nothing_is_deployed(door: Sequence[str], kube: Kubectl) -> None:
+    """A namespace without agents is said to be one, and every node has a row all the same."""
+    status, said = ilanet(door, "--namespace", kube.namespace, "status")
+    assert (status, said["well"]) == (NOT_WELL, False)
+    assert {node["name"] for node in said["nodes"]} == {node["metadata"]["name"] for node in kube.get("nodes")["items"]}
+    assert ["no agent pod is there" in found["what"] for found in said["findings"]] == [True]
