@@ -19,7 +19,8 @@ from cli.cluster import Cluster, ClusterError, connected
 from cli.connectivity.run import Settings, Summary, connectivity
 from cli.connectivity.scenarios import Result
 from cli.gather import gather
-from cli.status import Report, judge
+from cli.report import Report
+from cli.status import judge
 from cli.wait import until_well
 from ila import VERSION
 
@@ -106,14 +107,14 @@ def status(door: Door, *, wait: bool, timeout: float, deadline: float, output: s
 
     \b
     Exit status: 0 all is well, 1 it is not, 2 the cluster could not be asked.
-    It needs to list nodes, and in ilanet's namespace to list pods and to get pods/proxy.
-    JSON: kind, version, well, namespace, nodes, controllers, etcd, links, findings (cli/status.py has each field).
+    It needs to list nodes, and in ilanet's namespace to list pods and to get pods/proxy (and pods/log).
+    JSON: kind, version, well, namespace, nodes, controllers, etcd, links, findings (cli/report.py has each field).
 
     \b
     Examples:
       ilanet status
       ilanet status --wait --timeout 5m && ilanet connectivity test
-      ilanet status -o json | jq -r '.findings[] | .about + ": " + .what'
+      ilanet status -o json | jq -r '.findings[] | .about[0] + ": " + .what'
     """  # noqa: D301 - \b is click's own
 
     async def ask(cluster: Cluster) -> Report:

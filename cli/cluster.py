@@ -71,7 +71,7 @@ class Cluster(Protocol):
     async def read(self, path: str, **query: str) -> Tree:
         """Return an object or a list."""
 
-    async def text(self, path: str, *, deadline: float) -> str:
+    async def text(self, path: str, *, deadline: float, **query: str) -> str:
         """Return what is served there, such as by a pod behind the proxy subresource."""
 
     async def create(self, path: str, tree: Tree) -> Tree:
@@ -124,9 +124,9 @@ class ApiCluster:
         """See Cluster."""
         return _tree(path, await self._call("GET", path, query=query))
 
-    async def text(self, path: str, *, deadline: float) -> str:
+    async def text(self, path: str, *, deadline: float, **query: str) -> str:
         """See Cluster."""
-        return await self._call("GET", path, deadline=deadline, named="")
+        return await self._call("GET", path, query=query, deadline=deadline, named="")
 
     async def create(self, path: str, tree: Tree) -> Tree:
         """See Cluster."""

@@ -6,6 +6,7 @@ Everything is parsed here once; ValueError, KeyError or TypeError say that a tre
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Self, TypeVar
@@ -65,6 +66,9 @@ class Pod:
     trouble: str = ""
     """Why it is not ready, as far as Kubernetes knows."""
 
+    crashed: str = ""
+    """The container that has failed and does not run now."""
+
     @classmethod
     def parse(cls, tree: Tree) -> Self:
         """Return the pod of a tree."""
@@ -80,14 +84,46 @@ class Pod:
             ready=ready,
             restarts=sum(one.get("restartCount", 0) for one in [*status.get("initContainerStatuses", []), *main]),
             trouble="" if ready else _trouble(status, conditions),
+            crashed=next((one["name"] for one in _containers(status) if _has_ended(one.get("state", {}))), ""),
         )
+
+
+def _containers(status: Tree) -> list[Tree]:
+    return [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+
+
+_CRASHES = "CrashLoopBackOff"
+_NO_LOG = "unable to retrieve container logs"
+"""What a kubelet writes instead of a log that it does not have any more."""
+
+
+def _has_ended(state: Tree) -> bool:
+    """Whether a container has failed and does not run now."""
+    waits = (state.get("waiting") or {}).get("reason") == _CRASHES
+    return waits or bool((state.get("terminated") or {}).get("exitCode"))
+
+
+def last_word(log: str) -> str:
+    """Return the message of the last line of a container's log, which may be JSON (ila/log.py)."""
+    lines = [line for line in log.splitlines() if line.strip()]
+    if not lines or lines[-1].startswith(_NO_LOG):
+        return ""
+    try:
+        fields = json.loads(lines[-1])
+        traceback = str(fields.get("traceback", "")).strip().splitlines()
+        return " ".join([str(fields["message"]), *traceback[-1:]])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return lines[-1].strip()
 
 
 def _trouble(status: Tree, conditions: Mapping[str, Tree]) -> str:
     """Return the most telling reason: a container's, then the scheduler's, then a condition's, then the phase."""
-    for one in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
+    for one in _containers(status):
         state = one.get("state", {})
         waiting, ended = state.get("waiting"), state.get("terminated")
+        if waiting and waiting.get("reason") == _CRASHES:
+            code = one.get("lastState", {}).get("terminated", {}).get("exitCode", "?")
+            return f"container {one['name']} ends again and again, with {code}"
         if waiting and waiting.get("reason") != "PodInitializing":
             return f"container {one['name']}: {waiting.get('reason', 'waits')} {waiting.get('message', '')}".strip()
         if ended and ended.get("exitCode"):

@@ -10,13 +10,16 @@ from dataclasses import replace
 from typing import TypeVar
 
 from cli.cluster import Cluster, ClusterError, Refused, Tree, path_of, proxy_path
-from cli.facts import AGENT_PORT, CONTROLLER_PORT, NEVER, Agent, Asked, Controller, Facts, Node, Pod, newest
+from cli.facts import AGENT_PORT, CONTROLLER_PORT, NEVER, Agent, Asked, Controller, Facts, Node, Pod, last_word, newest
 
 _AT_ONCE = 32
 """Pods that are asked at the same time: the API server holds a connection for each."""
 
 _SETTLE = 1.0
 """Seconds that a mapping may take to every node: an agent that is behind is asked again after them."""
+
+_WORD = 300
+"""Characters of a log line that are shown."""
 
 _LABEL = "app.kubernetes.io/name=ilanet"
 
@@ -32,8 +35,9 @@ async def gather(cluster: Cluster, namespace: str, *, deadline: float, settle: f
         cluster.read("/api/v1/nodes"), cluster.read(path_of(namespace, "pods"), labelSelector=_LABEL)
     )
     nodes = tuple(sorted((_parsed(Node.parse, tree) for tree in listed["items"]), key=lambda node: node.name))
-    pods = sorted((_parsed(Pod.parse, tree) for tree in found["items"]), key=lambda pod: (pod.node, pod.name))
     asking = _Asking(cluster, namespace, deadline)
+    parsed = sorted((_parsed(Pod.parse, tree) for tree in found["items"]), key=lambda pod: (pod.node, pod.name))
+    pods = await asyncio.gather(*(asking.explained(pod) for pod in parsed))
     agents, controllers = await asyncio.gather(
         asking.all((pod for pod in pods if pod.component == "agent"), AGENT_PORT, Agent.parse),
         asking.all((pod for pod in pods if pod.component == "controller"), CONTROLLER_PORT, Controller.parse),
@@ -71,6 +75,19 @@ class _Asking:
     async def all(self, pods: Iterable[Pod], port: int, parse: Callable[[Tree], T]) -> tuple[Asked[T], ...]:
         """Ask each of the pods."""
         return tuple(await asyncio.gather(*(self._ask(pod, port, parse) for pod in pods)))
+
+    async def explained(self, pod: Pod) -> Pod:
+        """Return a pod that crashes with its container's last word, if that can be had."""
+        if not pod.crashed:
+            return pod
+        try:
+            async with self._room:
+                path = f"{path_of(self._namespace, 'pods', pod.name)}/log"
+                query = {"container": pod.crashed, "tailLines": "5"}
+                word = last_word(await self._cluster.text(path, deadline=self._deadline, **query))
+        except ClusterError:
+            return pod
+        return replace(pod, trouble=f"{pod.trouble}; its last word: {word[:_WORD]}" if word else pod.trouble)
 
     async def _ask(self, pod: Pod, port: int, parse: Callable[[Tree], T]) -> Asked[T]:
         if not pod.running:

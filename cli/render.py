@@ -11,7 +11,7 @@ from typing import Any
 
 from cli.connectivity.run import Summary
 from cli.connectivity.scenarios import FAILED, PASSED, SKIPPED, Result
-from cli.status import WELL, ControllerRow, NodeRow, Report
+from cli.report import WELL, ControllerRow, NodeRow, Report, some
 
 
 def as_json(kind: str, report: Any) -> str:  # noqa: ANN401 - any of our dataclasses
@@ -44,7 +44,7 @@ def status_lines(report: Report) -> Iterator[str]:
         yield from _links(report)
         yield ""
     for found in report.findings:
-        yield f"{found.severity}: {found.about}: {found.what}"
+        yield f"{found.severity}: {some(found.about)}: {found.what}"
         yield f"  next: {found.next}"
     count = Counter(found.severity for found in report.findings)
     warnings = f", {_many(count['warning'], 'warning')}" if count["warning"] else ""

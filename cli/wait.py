@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from cli.cluster import AccessError, ClusterError
-from cli.status import PROBLEM, Report
+from cli.report import PROBLEM, Report, some
 
 
 async def until_well(
@@ -43,4 +43,4 @@ async def until_well(
 def _first(report: Report) -> str:
     problems = [found for found in report.findings if found.severity == PROBLEM]
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"{problems[0].about}: {problems[0].what}{more}"
+    return f"{some(problems[0].about)}: {problems[0].what}{more}"
