@@ -7,7 +7,7 @@ import argparse
 import subprocess
 
 from lab.kubernetes.cluster import KubernetesCluster
-from lab.kubernetes.programs import built, folder
+from lab.kubernetes.programs import built, folder, renderers
 from lab.namespace import NETNS, CommandError
 from lab.process import ProcessError
 from lab.progress import progress
@@ -44,12 +44,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="lab.kubernetes", description="A real Kubernetes with ilanet, without Docker."
     )
-    parser.add_argument("what", choices=["build", "up", "down", "kubectl"])
+    parser.add_argument("what", choices=["build", "renderers", "up", "down", "kubectl"])
     parser.add_argument("words", nargs=argparse.REMAINDER, help="of kubectl")
     options = parser.parse_args()
     cluster = KubernetesCluster(say=progress)
     if options.what == "build":
         built(progress)
+        return 0
+    if options.what == "renderers":
+        renderers(progress)
         return 0
     if options.what == "up":
         return _up(cluster)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The programs of the test cluster, built once from source and kept below the user's cache.
+"""The programs of the test cluster and of the checks of deploy/, built once from source and kept in the user's cache.
 
-Kubernetes from lab/kubernetes/go.mod, CoreDNS from lab/kubernetes/coredns/go.mod: what they require and go.sum hold
-is what is built.
+Kubernetes from lab/kubernetes/go.mod, CoreDNS from lab/kubernetes/coredns/go.mod, Helm from lab/kubernetes/helm/go.mod:
+what they require and go.sum hold is what is built.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ AGNHOST = "agnhost"
 COREDNS = "coredns"
 E2E = "e2e.test"
 """Kubernetes' own end-to-end tests; only who runs them needs it, and it takes minutes more."""
+
+KUBECTL = "kubectl"
+HELM = "helm"
 
 _PATIENCE = 3600.0
 """Seconds that one program may take to build, on a loaded machine."""
@@ -95,7 +98,7 @@ KUBERNETES = Module(
         "kube-controller-manager": "cmd/kube-controller-manager",
         "kube-scheduler": "cmd/kube-scheduler",
         "kube-proxy": "cmd/kube-proxy",
-        "kubectl": "cmd/kubectl",
+        KUBECTL: "cmd/kubectl",
         AGNHOST: "test/images/agnhost",
         E2E: "test/e2e",
     },
@@ -104,23 +107,42 @@ KUBERNETES = Module(
 DNS = Module(folder=_HERE / "coredns", path="github.com/coredns/coredns", programs={COREDNS: ""})
 
 
+_HELM = Module(folder=_HERE / "helm", path="helm.sh/helm/v3", programs={HELM: "cmd/helm"})
+
+
 def folder() -> Path:
     """Return where the programs are, or will be once built() has run."""
-    recipe = hashlib.sha256()
-    for module in (KUBERNETES, DNS):
-        for name in ("go.mod", "go.sum"):
-            recipe.update((module.folder / name).read_bytes())
-        recipe.update(module.flags().encode())
-    return CACHE / f"kubernetes-{KUBERNETES.version}-{recipe.hexdigest()[:12]}"
+    return _folder("kubernetes", KUBERNETES, DNS)
 
 
 def built(say: Callable[[str], None], *, tests: bool = False) -> Path:
     """Build what is missing, tell `say` of each, and return the folder; with or without E2E."""
-    place = folder()
-    place.mkdir(parents=True, exist_ok=True)
     for module in (KUBERNETES, DNS):
         for name in module.programs:
-            if not (place / name).exists() and (tests or name != E2E):
-                say(f"building {name} ({module.path} {module.version}) from source, once")
-                module.build(name, place / name)
-    return place
+            if tests or name != E2E:
+                _built(say, module, name, folder())
+    return folder()
+
+
+def renderers(say: Callable[[str], None]) -> dict[str, Path]:
+    """Build kubectl and Helm alone if they are missing, tell `say` of each, and return them by name."""
+    wanted = ((KUBERNETES, KUBECTL, folder()), (_HELM, HELM, _folder("helm", _HELM)))
+    return {name: _built(say, module, name, place) for module, name, place in wanted}
+
+
+def _folder(name: str, *modules: Module) -> Path:
+    """Return the folder of what is built from these modules; the first gives the version."""
+    recipe = hashlib.sha256()
+    for module in modules:
+        for file in ("go.mod", "go.sum"):
+            recipe.update((module.folder / file).read_bytes())
+        recipe.update(module.flags().encode())
+    return CACHE / f"{name}-{modules[0].version}-{recipe.hexdigest()[:12]}"
+
+
+def _built(say: Callable[[str], None], module: Module, name: str, place: Path) -> Path:
+    if not (place / name).exists():
+        place.mkdir(parents=True, exist_ok=True)
+        say(f"building {name} ({module.path} {module.version}) from source, once")
+        module.build(name, place / name)
+    return place / name
