@@ -72,8 +72,8 @@ test-unit: unit ## the tests that need no root; seconds
 	$(PY) -m pytest -q tests/unit
 
 .PHONY: test
-test: build ## every test but those on Kubernetes (test-cluster); needs root, a quarter of an hour
-	$(PY) -m pytest tests --ignore=tests/cluster
+test: build ## every test but test-cluster and check-deploy; needs root, a quarter of an hour
+	$(PY) -m pytest tests --ignore=tests/cluster --ignore=tests/deploy
 
 .PHONY: test-cri
 test-cri: build ## pods on a real containerd: life, restarts, kills, waves (OUTAGE=3600: etcd is away for an hour)
@@ -113,7 +113,7 @@ matrix: build ## every CNI rule on ilanet and on Debian's ptp and bridge; writes
 	@$(PY) -m tests.netns.columns $(OPTIONS)
 
 .PHONY: check
-check: system ## lint, types, import contracts, generated files, C layout
+check: system go ## lint, types, import contracts, generated files, C layout, manifests
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
@@ -121,6 +121,12 @@ check: system ## lint, types, import contracts, generated files, C layout
 	clang-format --dry-run --Werror $(C_SOURCES)
 	$(MAKE) --no-print-directory proto OUT=build/proto-check
 	diff -r -x __pycache__ build/proto-check/proto proto
+	$(MAKE) --no-print-directory check-deploy
+
+.PHONY: check-deploy
+check-deploy: system go ## manifests and chart: one renders as the other, policy, schemas; builds kubectl and Helm once
+	@$(PY) -m lab.kubernetes renderers
+	$(PY) -m pytest -q tests/deploy
 
 .PHONY: proto
 OUT := .
