@@ -67,7 +67,7 @@ def images(say: Callable[[str], None]) -> dict[str, Path]:
     CommandError quotes what buildah said.  Two calls at the same time wait for each other.
     """
     base = debian(say, _BASE_PACKAGES)
-    return {f"docker.io/{_name(target)}": _archive(say, target, base) for target in _CONTEXTS}
+    return {_name(target): _archive(say, target, base) for target in _CONTEXTS}
 
 
 def _archive(say: Callable[[str], None], target: str, base: Path) -> Path:
@@ -96,7 +96,7 @@ def size(archive: Path) -> int:
 
 
 def _name(target: str) -> str:
-    return f"ilanet/{target}:{version()}"
+    return f"docker.io/ilanet/{target}:{version()}"
 
 
 def _copy(names: Sequence[str], context: Path) -> None:
@@ -111,7 +111,8 @@ def _copy(names: Sequence[str], context: Path) -> None:
 
 
 def _digest(context: Path, base: Path) -> str:
-    recipe = hashlib.sha256(f"{base.name} {platform.machine()} {version()}".encode())
+    recipe = hashlib.sha256(Path(__file__).read_bytes())
+    recipe.update(f"{base.name} {platform.machine()} {version()}".encode())
     for path in sorted(path for path in context.rglob("*") if path.is_file()):
         recipe.update(f"\0{path.relative_to(context)}\0{path.stat().st_mode:o}\0{path.stat().st_size}\0".encode())
         recipe.update(path.read_bytes())
