@@ -142,7 +142,7 @@ class ClusterSide:
             us=(settings.namespace, settings.name),
         )
         self._leader = Leader(
-            api=self._api.client, namespace=settings.namespace, identity=settings.name, work=sweep.run
+            kubernetes=self._api, namespace=settings.namespace, identity=settings.name, work=sweep.run
         )
         tasks.create_task(self._leader.run())
 

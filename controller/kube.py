@@ -16,7 +16,7 @@ import aiohttp
 from kubernetes.aio import client, config, watch
 from kubernetes.aio.client.exceptions import ApiException
 
-from controller.core.kubernetes import Kind, KubernetesError, Listed, Review, WatchLost, parse_review
+from controller.core.kubernetes import Kind, KubernetesError, Lease, Listed, Review, WatchLost, parse_review
 from ila.certificates import Authority
 
 log = logging.getLogger("controller.kube")
@@ -44,11 +44,13 @@ class KubernetesApi:
     def __init__(self, api: client.ApiClient) -> None:
         self._api = api
         self._core = client.CoreV1Api(api)
-        self._lists: dict[Kind, Any] = {
-            Kind.POD: self._core.list_pod_for_all_namespaces,
-            Kind.NODE: self._core.list_node,
-            Kind.STATEFUL_SET: client.AppsV1Api(api).list_stateful_set_for_all_namespaces,
-            Kind.NETWORK_POLICY: client.NetworkingV1Api(api).list_network_policy_for_all_namespaces,
+        self._leases = client.CoordinationV1Api(api)
+        apps, networking = client.AppsV1Api(api), client.NetworkingV1Api(api)
+        self._lists: dict[Kind, tuple[Any, str]] = {
+            Kind.POD: (self._core, "list_pod_for_all_namespaces"),
+            Kind.NODE: (self._core, "list_node"),
+            Kind.STATEFUL_SET: (apps, "list_stateful_set_for_all_namespaces"),
+            Kind.NETWORK_POLICY: (networking, "list_network_policy_for_all_namespaces"),
         }
 
     @classmethod
@@ -68,22 +70,18 @@ class KubernetesApi:
         """Close all connections."""
         await self._api.close()
 
-    @property
-    def client(self) -> client.ApiClient:
-        """The client, for who brings calls of his own (leader election)."""
-        return self._api
-
     # --- what there is ---
 
     async def list(self, kind: Kind) -> Listed:
         """Return every object of a kind, as trees, and the version to watch from."""
         objects: list[Mapping[str, Any]] = []
+        api, name = self._lists[kind]
+        pages = getattr(api, f"{name}_without_preload_content")
         token = ""
         while True:
             with _errors(f"list of {kind.value}"):
                 more = {"_continue": token} if token else {}
-                call = self._lists[kind](limit=_PAGE, _preload_content=False, _request_timeout=_DEADLINE, **more)
-                tree = _checked(await _read(await call))
+                tree = _checked(await _read(await pages(limit=_PAGE, _request_timeout=_DEADLINE, **more)))
             objects += tree["items"]
             token = tree["metadata"].get("continue", "")
             if not token:
@@ -95,10 +93,11 @@ class KubernetesApi:
         WatchLost if the server does not have that version any more.
         """
         stream: Any = watch.Watch(return_type="object")
+        api, name = self._lists[kind]
         try:
             with _errors(f"watch of {kind.value}"):
                 events: AsyncIterator[Mapping[str, Any]] = stream.stream(
-                    self._lists[kind],
+                    getattr(api, name),
                     resource_version=version,
                     allow_watch_bookmarks=True,
                     timeout_seconds=_WATCH,
@@ -168,6 +167,40 @@ class KubernetesApi:
                 if (present.data or {}).get(_BUNDLE) != bundle:
                     await self._core.replace_namespaced_config_map(_AUTHORITY, namespace, body)
 
+    # --- who leads ---
+
+    async def read_lease(self, namespace: str, name: str) -> Lease | None:
+        """Return a Lease; None if there is none."""
+        with _errors(f"lease {namespace}/{name}"):
+            try:
+                found = await self._leases.read_namespaced_lease(name, namespace, _request_timeout=_DEADLINE)
+            except ApiException as error:
+                if error.status == 404:
+                    return None
+                raise
+        version = found.metadata.resource_version if found.metadata else None
+        return Lease((found.spec and found.spec.holder_identity) or "", version or "")
+
+    async def write_lease(self, namespace: str, name: str, *, holder: str, seconds: int, after: str) -> bool:
+        """Take or renew a Lease that is still at version `after` ('': there is none); False if it is not."""
+        now = dt.datetime.now(dt.UTC)
+        spec = client.V1LeaseSpec(holder_identity=holder, lease_duration_seconds=seconds, renew_time=now)
+        metadata = _metadata(name)
+        with _errors(f"lease {namespace}/{name}"):
+            try:
+                if after:
+                    metadata.resource_version = after
+                    lease = client.V1Lease(metadata=metadata, spec=spec)
+                    await self._leases.replace_namespaced_lease(name, namespace, lease, _request_timeout=_DEADLINE)
+                else:
+                    lease = client.V1Lease(metadata=metadata, spec=spec)
+                    await self._leases.create_namespaced_lease(namespace, lease, _request_timeout=_DEADLINE)
+            except ApiException as error:
+                if error.status == 409:
+                    return False
+                raise
+        return True
+
     # --- what others are told ---
 
     async def network_available(self, node: str, why: str) -> None:
@@ -188,7 +221,10 @@ class KubernetesApi:
     async def remove_taint(self, node: str, key: str) -> None:
         """Take the taints of that key off a node."""
         with _errors(f"taint of node {node}"):
-            body = {"spec": {"taints": [{"$patch": "delete", "key": key, "effect": effect} for effect in _EFFECTS]}}
+            read = await self._core.read_node_without_preload_content(node, _request_timeout=_DEADLINE)
+            tree = _checked(await _read(read))
+            left = [taint for taint in tree["spec"].get("taints") or () if taint["key"] != key]
+            body = {"metadata": {"resourceVersion": tree["metadata"]["resourceVersion"]}, "spec": {"taints": left}}
             await self._core.patch_node(node, body, _content_type=_MERGE, _request_timeout=_DEADLINE)
 
     async def event(self, about: Mapping[str, str], *, reason: str, message: str, warning: bool, reporter: str) -> None:
@@ -208,9 +244,6 @@ class KubernetesApi:
         )
         with _errors(f"event about {about['kind']} {about['name']}"):
             await self._core.create_namespaced_event(namespace, body, _request_timeout=_DEADLINE)
-
-
-_EFFECTS = ("NoSchedule", "NoExecute", "PreferNoSchedule")
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,9 @@ log = logging.getLogger("controller.reports")
 
 _PAUSE = 5.0
 """Seconds between two looks at the nodes while nothing is reported."""
+
+LASTING = 10.0
+"""Seconds after which a problem is worth an Event."""
 
 FRESH = 120.0
 """Seconds for which a report counts: agents repeat it every 30."""
@@ -71,7 +75,8 @@ class NodeConditions:
         self._reports = reports
         self._nodes = nodes
         self._events = events
-        self._problems: dict[str, Mapping[str, str]] = {}
+        self._problems: dict[str, dict[tuple[str, str], float]] = {}
+        """By node: what is wrong, and since when; infinity once it was told."""
 
     async def run(self) -> None:
         """Step for ever."""
@@ -102,8 +107,12 @@ class NodeConditions:
             )
 
     def _tell(self, node: NodeFacts, report: Report) -> None:
+        """Write an Event about each problem that has lasted: a start has some that pass."""
+        now = time.monotonic()
         before = self._problems.get(node.name, {})
-        self._problems[node.name] = dict(report.problems)
-        for what, why in report.problems.items():
-            if before.get(what) != why:
+        present = {problem: before.get(problem, now) for problem in report.problems.items()}
+        for (what, why), since in present.items():
+            if now - since >= LASTING and since != math.inf:
                 self._events.about_node(node, reason="IlanetProblem", message=f"{what}: {why}", warning=True)
+                present[what, why] = math.inf
+        self._problems[node.name] = present

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
-from controller.core.kubernetes import Kind, KubernetesError, Listed, Review, WatchLost
+from controller.core.kubernetes import Kind, KubernetesError, Lease, Listed, Review, WatchLost
 from ila.certificates import Authority
 
 Tree = dict[str, Any]
@@ -45,6 +45,7 @@ class FakeKubernetes:
         self.reviews: dict[str, Review] = {}
         self.authority: Authority | None = None
         self.bundle = ""
+        self.lease: Lease | None = None
         self.told: list[tuple[str, ...]] = []
         self.fail_next = ""
         self._version = 0
@@ -117,6 +118,18 @@ class FakeKubernetes:
     async def publish_authorities(self, namespace: str, bundle: str) -> None:
         assert namespace == "ilanet-system"
         self.bundle = bundle
+
+    async def read_lease(self, namespace: str, name: str) -> Lease | None:
+        self._called("read_lease")
+        assert (namespace, name) == ("ilanet-system", "ilanet-controller")
+        return self.lease
+
+    async def write_lease(self, namespace: str, name: str, *, holder: str, seconds: int, after: str) -> bool:
+        assert (namespace, name, seconds) == ("ilanet-system", "ilanet-controller", 15)
+        if after != (self.lease.version if self.lease else ""):
+            return False
+        self.lease = Lease(holder, f"{int(after or 0) + 1}")
+        return True
 
     async def network_available(self, node: str, why: str) -> None:
         self._called("network_available")

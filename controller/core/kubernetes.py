@@ -54,6 +54,14 @@ class Review:
     """Of the pod that the token is bound to; '' if the API server does not say (before Kubernetes 1.30)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Who holds a Lease, and the version in which that was said: another one whenever it is renewed."""
+
+    holder: str
+    version: str
+
+
 class Kubernetes(Protocol):
     """The API server; every call raises KubernetesError."""
 
@@ -74,6 +82,12 @@ class Kubernetes(Protocol):
 
     async def publish_authorities(self, namespace: str, bundle: str) -> None:
         """Make the ConfigMap say by what certificates are checked."""
+
+    async def read_lease(self, namespace: str, name: str) -> Lease | None:
+        """Return a Lease; None if there is none."""
+
+    async def write_lease(self, namespace: str, name: str, *, holder: str, seconds: int, after: str) -> bool:
+        """Take or renew a Lease that is still at version `after` ('': there is none); False if it is not."""
 
     async def network_available(self, node: str, why: str) -> None:
         """Clear a node's NetworkUnavailable condition."""
