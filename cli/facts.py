@@ -93,6 +93,9 @@ def _containers(status: Tree) -> list[Tree]:
 
 
 _CRASHES = "CrashLoopBackOff"
+_FRAME = " \t|+-"
+"""What Python draws around the tracebacks of a group of exceptions."""
+
 _NO_LOG = "unable to retrieve container logs"
 """What a kubelet writes instead of a log that it does not have any more."""
 
@@ -105,7 +108,7 @@ def _has_ended(state: Tree) -> bool:
 
 def last_word(log: str) -> str:
     """Return the message of the last line of a container's log, which may be JSON (ila/log.py)."""
-    lines = [line for line in log.splitlines() if line.strip()]
+    lines = [line for line in (line.strip(_FRAME) for line in log.splitlines()) if line]
     if not lines or lines[-1].startswith(_NO_LOG):
         return ""
     try:
@@ -113,7 +116,7 @@ def last_word(log: str) -> str:
         traceback = str(fields.get("traceback", "")).strip().splitlines()
         return " ".join([str(fields["message"]), *traceback[-1:]])
     except (ValueError, KeyError, TypeError, AttributeError):
-        return lines[-1].strip()
+        return lines[-1]
 
 
 def _trouble(status: Tree, conditions: Mapping[str, Tree]) -> str:

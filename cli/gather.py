@@ -83,7 +83,7 @@ class _Asking:
         try:
             async with self._room:
                 path = f"{path_of(self._namespace, 'pods', pod.name)}/log"
-                query = {"container": pod.crashed, "tailLines": "5"}
+                query = {"container": pod.crashed, "tailLines": "20"}
                 word = last_word(await self._cluster.text(path, deadline=self._deadline, **query))
         except ClusterError:
             return pod

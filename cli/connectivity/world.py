@@ -101,11 +101,11 @@ class World:
     async def ask(self, pod: TestPod, host: str, path: str, port: int) -> str:
         """Return what netexec at an address answers to a pod; Failed if it does not."""
         words = ("sh", "-c", _ASK, "ask", path, host, str(port), str(_CALL))
-        ran = await self._run(pod, words)
-        head, _, body = ran.replace("\r\n", "\n").partition("\n\n")
-        if " 200 " not in head.partition("\n")[0] + " ":
-            said = head.partition("\n")[0] or "nothing"
-            raise Failed(f"{pod} asks [{host}]:{port} and hears {said}")
+        ran = await self.cluster.run(self.namespace, pod.name, words, deadline=_EXEC)
+        head, _, body = ran.out.replace("\r\n", "\n").partition("\n\n")
+        first = head.partition("\n")[0]
+        if " 200 " not in f"{first} ":
+            raise Failed(f"{pod} asks [{host}]:{port} and hears {first or ran.err.strip() or 'nothing'}")
         return body.strip()
 
     async def seen_as(self, pod: TestPod, host: str, port: int) -> str:

@@ -79,6 +79,19 @@ def test_ctrl_c_cleans_up(door: Sequence[str], kube: Kubectl) -> None:
     assert left(kube) == []
 
 
+def test_status_of_a_cluster_that_is_well(door: Sequence[str], kube: Kubectl) -> None:
+    """Every node has an agent that serves and has heard everything, one controller leads, and all is well."""
+    status, said = ilanet(door, "status", "--wait", "--timeout", "90s")
+    assert (status, said["well"]) == (WELL, True), said["findings"]
+    names = {node["metadata"]["name"] for node in kube.get("nodes")["items"]}
+    serving = {node["name"] for node in said["nodes"] if node["serving"] and node["complete"] and node["behind"] == 0}
+    assert serving == names
+    assert [one["leader"] for one in said["controllers"]].count(True) == 1
+    assert {(link["source"], link["to"]) for link in said["links"]} == {
+        (one, other) for one in names for other in names if one != other
+    }
+
+
 def test_status_where_nothing_is_deployed(door: Sequence[str], kube: Kubectl) -> None:
     """A namespace without agents is said to be one, and every node has a row all the same."""
     status, said = ilanet(door, "--namespace", kube.namespace, "status")
