@@ -36,7 +36,8 @@ async def gather(cluster: Cluster, namespace: str, *, deadline: float, settle: f
     )
     nodes = tuple(sorted((_parsed(Node.parse, tree) for tree in listed["items"]), key=lambda node: node.name))
     asking = _Asking(cluster, namespace, deadline)
-    parsed = sorted((_parsed(Pod.parse, tree) for tree in found["items"]), key=lambda pod: (pod.node, pod.name))
+    staying = (tree for tree in found["items"] if not _leaves(tree))
+    parsed = sorted((_parsed(Pod.parse, tree) for tree in staying), key=lambda pod: (pod.node, pod.name))
     pods = await asyncio.gather(*(asking.explained(pod) for pod in parsed))
     agents, controllers = await asyncio.gather(
         asking.all((pod for pod in pods if pod.component == "agent"), AGENT_PORT, Agent.parse),
@@ -106,6 +107,11 @@ class _Asking:
             return Asked(pod, parse(json.loads(text)))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             return Asked(pod, why=f"its answer does not parse: {error!r} in {text[:100]!r}")
+
+
+def _leaves(tree: Tree) -> bool:
+    """Whether a pod is on its way out, or ended (an eviction leaves its pod behind): another one takes its place."""
+    return "deletionTimestamp" in tree["metadata"] or tree["status"].get("phase") in ("Succeeded", "Failed")
 
 
 def _parsed(parse: Callable[[Tree], T], tree: Tree) -> T:

@@ -242,6 +242,15 @@ async def test_a_crashed_container_s_last_word_is_shown(cluster: FakeCluster) ->
     assert one.why == "it does not run: container agent ends again and again, with 3"
 
 
+async def test_pods_that_leave_are_not_judged(cluster: FakeCluster) -> None:
+    """A pod that is being deleted and one that was evicted are no rows: others take their places."""
+    leaving = pod_tree("old", "agent", "node1")
+    leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"  # type: ignore[index]
+    evicted = pod_tree("out", "controller", "node2", phase="Failed")
+    cluster.objects[PODS] = {"items": [*cluster.objects[PODS]["items"], leaving, evicted]}
+    assert judge(await asked(cluster)).well
+
+
 async def test_without_the_api_server_there_are_no_facts(cluster: FakeCluster) -> None:
     """That nodes or pods cannot be listed is an error, not a report."""
     cluster.fail_next["read"] = ClusterError("the API server does not answer")
