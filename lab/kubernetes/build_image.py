@@ -78,6 +78,8 @@ def _archive(say: Callable[[str], None], target: str, base: Path) -> Path:
         place = CACHE / f"images/ilanet-{target}-{_digest(context, base)}.tar"
         if not place.exists():
             with _store() as store:
+                if place.exists():  # somebody else has built it meanwhile
+                    return place
                 say(f"building the image {target}, kept until what goes into it changes")
                 store.build(target, base=base, context=context, place=place)
                 for old in _oldest(place.parent.glob(f"ilanet-{target}-*.tar")):
