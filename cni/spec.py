@@ -13,14 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
+from ila.annotations import ADDRESS, KEEP_ADDRESS
+
 VERSIONS = ("0.4.0", "1.0.0", "1.1.0")
 """Supported cniVersions, oldest first; cni/shim/shim.h repeats them, and a test compares."""
 
 USUAL_VERSION = "1.0.0"
 """To answer in where the configuration does not say what was asked."""
-
-KEEP_ADDRESS = "ilanet.io/keep-address"
-"""The pod annotation that asks to keep the address from one pod of a name to the next."""
 
 _ANNOTATIONS = "io.kubernetes.cri.pod-annotations"
 _VALID_ATTACHMENTS = "cni.dev/valid-attachments"
@@ -288,7 +287,7 @@ def _keep_address(tree: dict[str, Any]) -> bool:
         raise AskedWrongly(
             Code.INVALID_CONFIG, f"annotation {KEEP_ADDRESS} is {_quoted(str(text))}", "it must be 'true' or 'false'"
         )
-    return bool(text == "true")
+    return bool(text == "true") or ADDRESS in annotations
 
 
 def _limited(tree: dict[str, Any]) -> bool:

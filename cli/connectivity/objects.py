@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cli.cluster import Tree
-
-KEEP_ADDRESS = "ilanet.io/keep-address"
+from ila.annotations import KEEP_ADDRESS
 
 PORT = 8080
 """Where agnhost's netexec answers over HTTP in a pod."""

@@ -9,13 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from controller.core.decision import Reason, Refused
+from ila.annotations import ADDRESS, KEEP_ADDRESS
 from ila.mapping import OwnerName
-
-KEEP_ADDRESS = "ilanet.io/keep-address"
-"""Annotation, "true": the next pod of this namespace and name gets the same address."""
-
-ADDRESS = "ilanet.io/address"
-"""Annotation: the address that the pod must have, one that its namespace holds."""
 
 _STATIC = "kubernetes.io/config.hash"
 """Annotation of the mirror of a static pod: the uid under which its kubelet runs it."""

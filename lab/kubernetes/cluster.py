@@ -17,6 +17,9 @@ from lab.kubernetes.node import KubernetesNode
 from lab.kubernetes.programs import AGNHOST, COREDNS, built
 from lab.process import SOURCE, ProcessError, stop_noted
 
+SYSTEM = "ilanet-system"
+"""Namespace of ilanet itself."""
+
 TEST_IMAGE = "localhost/ilanet/agnhost:1"
 IMAGES = {TEST_IMAGE: AGNHOST, "localhost/ilanet/coredns:1": COREDNS}
 """Name and program: what test pods run, Kubernetes' own agnhost on a busybox, and the DNS server."""

@@ -32,6 +32,17 @@ def door(request: pytest.FixtureRequest) -> Iterator[list[str]]:
 @pytest.fixture
 def kube(door: list[str]) -> Iterator[Kubectl]:
     """Yield kubectl in a namespace of Kubernetes of its own, removed with all that is in it."""
+    yield from in_namespace(door)
+
+
+@pytest.fixture
+def other(door: list[str]) -> Iterator[Kubectl]:
+    """Yield kubectl in one more namespace."""
+    yield from in_namespace(door)
+
+
+def in_namespace(door: list[str]) -> Iterator[Kubectl]:
+    """Make a namespace and remove it."""
     kube = Kubectl(door, f"test-{uuid.uuid4().hex[:8]}")
     kube("create", "namespace", kube.namespace)
     try:

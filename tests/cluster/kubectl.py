@@ -25,12 +25,12 @@ class Kubectl:
     """Runs kubectl by the words that come before every command of it; in one namespace of Kubernetes."""
 
     def __init__(self, words: Sequence[str], namespace: str) -> None:
-        self._words = tuple(words)
+        self.words = tuple(words)
         self.namespace = namespace
 
     def __call__(self, *words: str, stdin: str | None = None, timeout: float = 120) -> str:
         """Return what a command prints; CommandError if it fails."""
-        return run(*self._words, f"--namespace={self.namespace}", *words, stdin=stdin, timeout=timeout)
+        return run(*self.words, f"--namespace={self.namespace}", *words, stdin=stdin, timeout=timeout)
 
     def get(self, *words: str) -> dict[str, Any]:
         """Return an object, or a list of them."""
@@ -99,6 +99,26 @@ def deployment(name: str, *, replicas: int) -> dict[str, object]:
                 "metadata": {"labels": {"app": name}},
                 "spec": {"topologySpreadConstraints": [spread], **pod_spec()},
             },
+        },
+    }
+
+
+def stateful_set(name: str, replicas: int) -> dict[str, object]:
+    """Return a StatefulSet of agnhost's netexec: its pods keep their addresses."""
+    template = {
+        "metadata": {"labels": {"app": name}},
+        "spec": pod_spec(),
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "metadata": {"name": name},
+        "spec": {
+            "serviceName": name,
+            "replicas": replicas,
+            "podManagementPolicy": "Parallel",
+            "selector": {"matchLabels": {"app": name}},
+            "template": template,
         },
     }
 

@@ -7,30 +7,9 @@ from typing import Any
 
 import pytest
 
-from cni.spec import KEEP_ADDRESS
-from tests.cluster.kubectl import Kubectl, deployment, eventually, pod_spec
+from tests.cluster.kubectl import Kubectl, deployment, eventually, stateful_set
 
 pytestmark = pytest.mark.timeout(300)
-
-
-def stateful_set(name: str, replicas: int) -> dict[str, object]:
-    """Return a StatefulSet whose pods keep their addresses."""
-    template = {
-        "metadata": {"labels": {"app": name}, "annotations": {KEEP_ADDRESS: "true"}},
-        "spec": pod_spec(),
-    }
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "StatefulSet",
-        "metadata": {"name": name},
-        "spec": {
-            "serviceName": name,
-            "replicas": replicas,
-            "podManagementPolicy": "Parallel",
-            "selector": {"matchLabels": {"app": name}},
-            "template": template,
-        },
-    }
 
 
 def test_comes_back_on_another_node_with_its_address(kube: Kubectl) -> None:

@@ -11,7 +11,6 @@ from cli.connectivity.run import NODE_TO_POD, Settings, Summary, connectivity
 from cli.connectivity.scenarios import FAILED, PASSED, SCENARIOS, SKIPPED, Result
 from cli.connectivity.world import Failed, client_address, cluster_domain, resolved
 from cli.render import result_line, summary_line
-from cni.spec import KEEP_ADDRESS
 from tests.fakes_cli import FakeNetwork
 
 NAMES = [NODE_TO_POD, *(scenario.name for scenario in SCENARIOS)]
@@ -166,11 +165,6 @@ async def test_nodes_are_chosen() -> None:
     assert summary.nodes == ("n1", "n3")
     with pytest.raises(ClusterError, match="no node is named n9"):
         await tried(network, nodes=("n9",))
-
-
-def test_the_annotation_is_the_agent_s() -> None:
-    """The StatefulSet's pods ask for their address by the word that the agent reads."""
-    assert objects.KEEP_ADDRESS == KEEP_ADDRESS
 
 
 def test_a_row() -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from cni import spec
 from cni.spec import AskedWrongly, CniError, Code, Command, PodName
+from ila.annotations import ADDRESS, KEEP_ADDRESS
 
 ENVIRONMENT = {
     "CNI_COMMAND": "ADD",
@@ -210,15 +211,21 @@ def test_gc_refuses_a_list_that_it_cannot_read_whole(members: dict[str, Any], co
 @pytest.mark.parametrize(("configured", "annotation"), [("", "true"), ("true", "false"), ("true", "")])
 def test_keeping_the_address_is_asked_for_by_annotation_or_config(configured: str, annotation: str) -> None:
     """The pod's own word wins."""
-    annotations = {spec.KEEP_ADDRESS: annotation} if annotation else {}
+    annotations = {KEEP_ADDRESS: annotation} if annotation else {}
     runtime = {"io.kubernetes.cri.pod-annotations": {"other": 1, **annotations}}
     request = parse({**CONFIG, "keepAddress": bool(configured), "runtimeConfig": runtime})
     assert request.config.keep_address is ((annotation or configured) == "true")
 
 
+def test_who_asks_for_an_address_keeps_it() -> None:
+    """Whether it may have it, the controller says: it must be asked first."""
+    runtime = {"io.kubernetes.cri.pod-annotations": {ADDRESS: "fd00::1", KEEP_ADDRESS: "false"}}
+    assert parse({**CONFIG, "runtimeConfig": runtime}).config.keep_address
+
+
 def test_an_annotation_that_is_neither_true_nor_false_is_refused() -> None:
     """A typing error must not silently give a pod a new address."""
-    runtime = {"io.kubernetes.cri.pod-annotations": {spec.KEEP_ADDRESS: "yes"}}
+    runtime = {"io.kubernetes.cri.pod-annotations": {KEEP_ADDRESS: "yes"}}
     error = refused({**CONFIG, "runtimeConfig": runtime})
     assert error.code is Code.INVALID_CONFIG
     assert "'yes'" in error.message
