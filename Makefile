@@ -136,7 +136,7 @@ proto: ## generate the gRPC stubs in proto/ from the .proto files
 
 .PHONY: lock
 lock: unit ## pin the dependencies of requirements*.in with hashes
-	for f in requirements requirements-dev requirements-cluster; do .venv/bin/uv pip compile -q --upgrade --python-version 3.11 \
+	for f in requirements requirements-cli requirements-dev requirements-cluster; do .venv/bin/uv pip compile -q --upgrade --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -o $$f.txt $$f.in; done
 
 .PHONY: format

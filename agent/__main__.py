@@ -345,14 +345,18 @@ async def _run(config: AgentConfig) -> None:
 
 
 def _enroller(config: AgentConfig) -> Enroller | None:
-    """Return what gets this node's certificates into the files of its two peers; None if they are there."""
+    """Return what gets this node's certificates into the files of its peers; None if they are there.
+
+    An etcd with another authority is the operator's own, and so are its certificates.
+    """
     controller, etcd = config.controller, config.etcd
     if config.enrolment is None or controller.ca is None:
         return None
+    peers = [(pb.Purpose.PURPOSE_NODE, controller), (pb.Purpose.PURPOSE_ETCD_READER, etcd)]
     wanted = [
         Wanted(purpose=purpose, certificate=peer.certificate, key=peer.key)
-        for purpose, peer in ((pb.Purpose.PURPOSE_NODE, controller), (pb.Purpose.PURPOSE_ETCD_READER, etcd))
-        if peer.certificate is not None and peer.key is not None
+        for purpose, peer in peers
+        if peer.certificate is not None and peer.key is not None and peer.ca == controller.ca
     ]
     return Enroller(settings=config.enrolment, ca=controller.ca, wanted=wanted)
 

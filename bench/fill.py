@@ -19,10 +19,10 @@ from etcd3aio.kv import KVService
 
 from ila import mapping
 from ila.address import Locator
+from ila.certificates import CONTROLLER
 from ila.channel import PeerChannel
 from ila.etcd import OPERATIONS
 from ila.settings import Peer
-from ila.certificates import CONTROLLER
 from lab import etcd as lab_etcd
 from lab.cluster import DOMAIN
 from lab.mappings import identifiers

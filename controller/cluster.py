@@ -72,6 +72,7 @@ class ClusterSide:
             namespace=settings.namespace,
             address=settings.address,
             directory=settings.directory,
+            given=settings.authority_given,
             standing=standing,
             backoff=_BACKOFF,
         )

@@ -88,6 +88,9 @@ class KubernetesConfig:
     locators: str = setting(_locators, "pool")
     """'pool': from locator_pool; 'podcidr': each node's podCIDR, a /64 of the controller manager."""
 
+    authority_given: bool = setting(settings.flag, default=False)
+    """The Secret ilanet-ca is filled by somebody else (cert-manager): wait for it, and never make one."""
+
     etcd_members: int = setting(settings.integer(0, 9), 0)
     """Pods of ilanet's own etcd; 0: the operator's own, with certificates and users of his."""
 

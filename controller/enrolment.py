@@ -45,7 +45,10 @@ _CHECK = 600.0
 
 
 class Certificates:
-    """The authority, and this controller's own certificates as files: server, etcd, root (.pem and .key), ca.pem."""
+    """The authority, and this controller's own certificates as files: server, etcd, root (.pem and .key), ca.pem.
+
+    given: the authority is somebody else's to make.
+    """
 
     def __init__(
         self,
@@ -54,6 +57,7 @@ class Certificates:
         namespace: str,
         address: ipaddress.IPv6Address,
         directory: Path,
+        given: bool,
         standing: Standing,
         backoff: Sequence[float],
     ) -> None:
@@ -61,6 +65,7 @@ class Certificates:
         self._namespace = namespace
         self._address = address
         self._directory = directory
+        self._given = given
         self._standing = standing
         self._backoff = tuple(backoff)
         self.authority: Authority | None = None
@@ -92,6 +97,8 @@ class Certificates:
     async def step(self) -> None:
         """Read or make the authority, publish it, and renew what is due; KubernetesError, OSError."""
         authority = await self._kubernetes.read_authority(self._namespace)
+        if authority is None and self._given:
+            raise KubernetesError("the secret ilanet-ca is not there yet: whoever makes it (authority_given) has not")
         if authority is None:
             made = Authority.new("ilanet authority", lifetime=_AUTHORITY_LIFETIME)
             if not await self._kubernetes.write_authority(self._namespace, made):

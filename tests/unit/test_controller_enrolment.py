@@ -101,12 +101,13 @@ def test_an_authority_that_is_none() -> None:
             Authority.parse(certificate=certificate, key=key)
 
 
-def certificates(kubernetes: FakeKubernetes, directory: Path) -> Certificates:
+def certificates(kubernetes: FakeKubernetes, directory: Path, *, given: bool = False) -> Certificates:
     return Certificates(
         kubernetes=kubernetes,
         namespace="ilanet-system",
         address=ipaddress.IPv6Address("fd00:a::1"),
         directory=directory,
+        given=given,
         standing=Standing(registry=CollectorRegistry()),
         backoff=(0.0,),
     )
@@ -130,6 +131,18 @@ async def test_the_first_controller_makes_the_authority(tmp_path: Path) -> None:
         x509.load_pem_x509_certificate(raw).verify_directly_issued_by(x509.load_pem_x509_certificate(made.certificate))
         assert remaining(raw, dt.datetime.now(dt.UTC)) > 0.99
         assert (tmp_path / f"two/{name}.key").stat().st_mode & 0o777 == 0o600
+
+
+async def test_an_authority_that_is_given_is_awaited(tmp_path: Path) -> None:
+    """None is made in its place."""
+    kubernetes = FakeKubernetes()
+    subject = certificates(kubernetes, tmp_path, given=True)
+    with pytest.raises(KubernetesError, match="secret ilanet-ca is not there yet"):
+        await subject.step()
+    assert kubernetes.authority is None
+    kubernetes.authority = Authority.new("given", lifetime=LIFETIME)
+    await subject.step()
+    assert (tmp_path / "ca.pem").read_bytes() == kubernetes.authority.certificate
 
 
 async def test_certificates_are_renewed_when_due_and_when_the_authority_is_another(tmp_path: Path) -> None:
