@@ -85,7 +85,7 @@ class Containerd(Process):
         if not self._config.exists():
             self._write_config()
         self.start()
-        self._wait_until(lambda: list(self.cri.conditions()) == (["NetworkReady"] if self._bare else []))
+        self._wait_until(lambda: self.cri.conditions().keys() <= ({"NetworkReady"} if self._bare else set()))
         self.bring(IMAGE)
 
     def bring(self, image: str, program: Path | None = None) -> None:

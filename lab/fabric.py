@@ -94,10 +94,10 @@ class Fabric:
         namespace.ip("route", "add", "default", "via", str(host.gateway), "dev", "eth0")
         return host
 
-    def open_outside(self) -> None:
+    def open_outside(self, *hosts: Host) -> None:
         """Give hosts of a shared layer 2 a default route, by the router."""
-        self.router.ip("addr", "add", f"{OUTSIDE}/64", "dev", "br0", "nodad")
-        for host in self.hosts:
+        self.router.ip("addr", "replace", f"{OUTSIDE}/64", "dev", "br0", "nodad")
+        for host in hosts:
             host.namespace.ip("route", "add", "default", "via", OUTSIDE, "dev", host.device)
 
     def untranslated(self) -> int:

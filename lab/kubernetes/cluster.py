@@ -62,7 +62,7 @@ class KubernetesCluster:
         programs = built(self._say)
         ours = images(self._say)
         self.lab.start_underlay()
-        self.lab.fabric.open_outside()
+        self.lab.fabric.open_outside(*self.lab.hosts)
         authority = Authority(self.lab.directory / "kubernetes/authority")
         authority.create()
         self._say("etcd, API server, controller manager and scheduler, on host1")
@@ -101,6 +101,23 @@ class KubernetesCluster:
             self._control.stop()
         stop_noted(self.lab.directory / "kubernetes")
         self.lab.close()
+
+    def power_off(self) -> None:
+        """Cut the power of every machine, the control plane's too: disks stay, nothing else does."""
+        for node in self.nodes:
+            node.power_off()
+        self.control.stop()
+        for host in self.lab.hosts:
+            self.lab.fabric.power_off(host)
+
+    def power_on(self) -> None:
+        """Give it back to all at once, and wait until the API server answers."""
+        for host in self.lab.hosts:
+            self.lab.fabric.power_on(host)
+            self.lab.fabric.open_outside(host)
+        self.control.start()
+        for node in self.nodes:
+            node.start(proxy_mode=self._proxy_mode)
 
     def kubectl(self, *words: str, stdin: str | None = None, timeout: float = 120) -> str:
         """Run kubectl as the administrator (see ControlPlane.kubectl)."""

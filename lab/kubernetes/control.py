@@ -79,6 +79,7 @@ class ControlPlane:
     def stop(self) -> None:
         """End everything."""
         stop_all(self._processes)
+        self._processes.clear()
         self._etcd.stop()
 
     def kubectl(self, *words: str, stdin: str | None = None, timeout: float = 120) -> str:

@@ -15,18 +15,32 @@ from tests.cluster.kubectl import Kubectl
 
 
 @pytest.fixture(scope="session", params=["of KUBECONFIG"] if os.environ.get("KUBECONFIG") else PROXY_MODES)
-def door(request: pytest.FixtureRequest) -> Iterator[list[str]]:
-    """Yield the words of kubectl, for each of kube-proxy's modes where the cluster is ours."""
+def cluster(request: pytest.FixtureRequest) -> Iterator[KubernetesCluster | None]:
+    """Yield a cluster of the lab, for each of kube-proxy's modes; None where it is somebody else's."""
     if os.environ.get("KUBECONFIG"):
-        yield ["kubectl"]
+        yield None
         return
     cluster = KubernetesCluster(name=f"k{os.getpid()}", proxy_mode=request.param, say=print)
     try:
         cluster.start()
-        yield cluster.control.words
+        yield cluster
     finally:
         cluster.close()
         assert cluster.lab.leftovers() == []
+
+
+@pytest.fixture(scope="session")
+def door(cluster: KubernetesCluster | None) -> list[str]:
+    """Return the words of kubectl."""
+    return ["kubectl"] if cluster is None else cluster.control.words
+
+
+@pytest.fixture
+def ours(cluster: KubernetesCluster | None) -> KubernetesCluster:
+    """Return the lab's cluster, for tests that switch machines off."""
+    if cluster is None:
+        pytest.skip("KUBECONFIG is of a cluster whose machines are not ours to switch off")
+    return cluster
 
 
 @pytest.fixture

@@ -68,9 +68,9 @@ class Kubectl:
         return body.strip() if " 200 " in head else ""
 
 
-def eventually(work: Callable[[], T]) -> T:
+def eventually(work: Callable[[], T], patience: float = PATIENCE) -> T:
     """Return what `work` returns, once it neither fails nor asserts; the last reason is raised in the end."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while True:
         try:
             return work()
