@@ -24,6 +24,14 @@ TEST_IMAGE = "localhost/ilanet/agnhost:1"
 IMAGES = {TEST_IMAGE: AGNHOST, "localhost/ilanet/coredns:1": COREDNS}
 """Name and program: what test pods run, Kubernetes' own agnhost on a busybox, and the DNS server."""
 
+_FIREWALL = """
+table inet firewall {
+  chain input { type filter hook input priority 0; policy accept; ct state invalid counter drop; }
+  chain forward { type filter hook forward priority 0; policy accept; ct state invalid counter drop; }
+  chain output { type filter hook output priority 0; policy accept; ct state invalid counter drop; }
+}
+"""
+
 _DNS = Path(__file__).parent / "coredns.yaml"
 
 _READY = 120.0
@@ -40,14 +48,22 @@ class KubernetesCluster:
         nodes: int = 3,
         proxy_mode: str = "nftables",
         deploy: Path = SOURCE / "deploy/own-etcd",
+        control_planes: int = 1,
+        firewall: bool = False,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Take how many nodes; the control plane is on the first one's host.  All are on one layer 2, as in kind."""
+        """Take how many nodes, all on one layer 2, as in kind; the control plane is on the first one's host.
+
+        deploy: what of deploy/ is applied; control_planes: so many nodes are labelled as such.
+        firewall: every node drops what conntrack calls invalid, as many hosts' firewalls do.
+        """
         self.lab = Cluster(name=name, hosts=nodes, shape=Shape.LAYER2, own=("/etc", "/opt"), say=say)
         self.nodes: list[KubernetesNode] = []
         self._control: ControlPlane | None = None
         self._proxy_mode = proxy_mode
-        self._deploy = deploy
+        self.deploy = deploy
+        self._control_planes = control_planes
+        self._firewall = firewall
         self._say = say
 
     @property
@@ -63,6 +79,7 @@ class KubernetesCluster:
         ours = images(self._say)
         self.lab.start_underlay()
         self.lab.fabric.open_outside(*self.lab.hosts)
+        self._raise_firewall()
         authority = Authority(self.lab.directory / "kubernetes/authority")
         authority.create()
         self._say("etcd, API server, controller manager and scheduler, on host1")
@@ -84,10 +101,11 @@ class KubernetesCluster:
                 node.runtime.bring(image, programs / program)
             for image, archive in ours.items():
                 node.runtime.take(archive, image)
-        self._say(f"ilanet, as pods: kubectl apply -k {self._deploy.relative_to(SOURCE)}")
+        self._say(f"ilanet, as pods: kubectl apply -k {self.deploy.relative_to(SOURCE)}")
         self._wait_ready(registered_only=True)
-        self.kubectl("label", "node", self.lab.hosts[0].name, "node-role.kubernetes.io/control-plane=")
-        self.kubectl("apply", "-k", str(self._deploy))
+        for host in self.lab.hosts[: self._control_planes]:
+            self.kubectl("label", "node", host.name, "node-role.kubernetes.io/control-plane=")
+        self.kubectl("apply", "-k", str(self.deploy))
         self._wait_ready()
         self._say("CoreDNS")
         self.kubectl("apply", "-f", str(_DNS))
@@ -115,6 +133,7 @@ class KubernetesCluster:
         for host in self.lab.hosts:
             self.lab.fabric.power_on(host)
             self.lab.fabric.open_outside(host)
+        self._raise_firewall()
         self.control.start()
         for node in self.nodes:
             node.start(proxy_mode=self._proxy_mode)
@@ -122,6 +141,10 @@ class KubernetesCluster:
     def kubectl(self, *words: str, stdin: str | None = None, timeout: float = 120) -> str:
         """Run kubectl as the administrator (see ControlPlane.kubectl)."""
         return self.control.kubectl(*words, stdin=stdin, timeout=timeout)
+
+    def _raise_firewall(self) -> None:
+        for host in self.lab.hosts if self._firewall else []:
+            host.namespace.run("nft", "-f", "-", stdin=_FIREWALL)
 
     def _wait_ready(self, *, registered_only: bool = False) -> None:
         deadline = time.monotonic() + _READY

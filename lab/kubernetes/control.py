@@ -21,6 +21,9 @@ SERVICES = "fd00:10:96::/112"
 API_SERVICE = "fd00:10:96::1"
 """The first of them: the API server's own."""
 
+POD_CIDRS = "fd00:c0de::/48"
+"""What the controller manager gives nodes a /64 of, each: their locators, where ilanet is told so."""
+
 DNS_DOMAIN = "cluster.local"
 
 _PORT = 6443
@@ -137,10 +140,13 @@ class ControlPlane:
 
     def _controller_manager(self) -> Mapping[str, object]:
         return {
+            "allocate-node-cidrs": "true",
             "bind-address": "::1",
+            "cluster-cidr": POD_CIDRS,
             "flex-volume-plugin-dir": self._directory / "volume-plugins",
             "kubeconfig": self.kubeconfig("controller-manager", user="system:kube-controller-manager"),
             "leader-elect": "false",
+            "node-cidr-mask-size-ipv6": 64,
             "root-ca-file": self._authority.ca,
             "service-account-private-key-file": self._authority.issued(_ACCOUNTS).key,
             "service-cluster-ip-range": SERVICES,

@@ -6,21 +6,28 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from lab.kubernetes.cluster import KubernetesCluster
-from lab.kubernetes.node import PROXY_MODES
+from lab.process import SOURCE
 from tests.cluster.kubectl import Kubectl
 
+SHAPES: dict[str, dict[str, Any]] = {
+    "nftables": {"deploy": SOURCE / "deploy/own-etcd-ha", "control_planes": 3, "firewall": True},
+    "iptables": {"deploy": SOURCE / "deploy/kind"},
+}
+"""By kube-proxy's mode: a pool of locators, three members of etcd and hosts with a firewall, or podCIDRs and one."""
 
-@pytest.fixture(scope="session", params=["of KUBECONFIG"] if os.environ.get("KUBECONFIG") else PROXY_MODES)
+
+@pytest.fixture(scope="session", params=["of KUBECONFIG"] if os.environ.get("KUBECONFIG") else list(SHAPES))
 def cluster(request: pytest.FixtureRequest) -> Iterator[KubernetesCluster | None]:
     """Yield a cluster of the lab, for each of kube-proxy's modes; None where it is somebody else's."""
     if os.environ.get("KUBECONFIG"):
         yield None
         return
-    cluster = KubernetesCluster(name=f"k{os.getpid()}", proxy_mode=request.param, say=print)
+    cluster = KubernetesCluster(name=f"k{os.getpid()}", proxy_mode=request.param, say=print, **SHAPES[request.param])
     try:
         cluster.start()
         yield cluster

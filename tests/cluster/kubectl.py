@@ -28,9 +28,10 @@ class Kubectl:
         self.words = tuple(words)
         self.namespace = namespace
 
-    def __call__(self, *words: str, stdin: str | None = None, timeout: float = 120) -> str:
+    def __call__(self, *words: str, stdin: str | None = None, timeout: float = 120, namespaced: bool = True) -> str:
         """Return what a command prints; CommandError if it fails."""
-        return run(*self.words, f"--namespace={self.namespace}", *words, stdin=stdin, timeout=timeout)
+        place = [f"--namespace={self.namespace}"] if namespaced else []
+        return run(*self.words, *place, *words, stdin=stdin, timeout=timeout)
 
     def get(self, *words: str) -> dict[str, Any]:
         """Return an object, or a list of them."""
@@ -80,7 +81,7 @@ def eventually(work: Callable[[], T], patience: float = PATIENCE) -> T:
             time.sleep(0.3)
 
 
-def deployment(name: str, *, replicas: int) -> dict[str, object]:
+def deployment(name: str, *, replicas: int) -> dict[str, Any]:
     """Return a Deployment of agnhost's netexec, its pods spread over the nodes."""
     spread = {
         "maxSkew": 1,
@@ -123,13 +124,14 @@ def stateful_set(name: str, replicas: int) -> dict[str, object]:
     }
 
 
-def pod_spec() -> dict[str, object]:
+def pod_spec() -> dict[str, Any]:
     """Return what runs in a pod: netexec, ready once it answers."""
     container = {
         "name": "web",
         "image": TEST_IMAGE,
         "imagePullPolicy": "Never",
         "args": ["netexec", f"--http-port={PORT}", f"--udp-port={PORT}"],
+        "env": [{"name": "POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}],
         "readinessProbe": {"httpGet": {"path": "/hostname", "port": PORT}, "periodSeconds": 1},
     }
     return {"containers": [container], "terminationGracePeriodSeconds": 0}

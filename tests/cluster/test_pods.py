@@ -124,3 +124,20 @@ def test_a_pod_ends(kube: Kubectl) -> None:
     replacement = next(pod for pod in kube.ready("web", 2) if name(pod) != name(first))
     assert address(replacement) != address(second)
     assert kube.ask(name(first), address(replacement), "/hostname") == name(replacement)
+
+
+def test_session_affinity(kube: Kubectl) -> None:
+    """A client that is to stay with one backend does, whichever it was first; another one may have another."""
+    count = len(kube.get("nodes")["items"])
+    kube.apply(deployment("web", replicas=count), service("web", sessionAffinity="ClientIP"))
+    pods = [pod["metadata"]["name"] for pod in kube.ready("web", count)]
+    address = kube.get("service", "web")["spec"]["clusterIP"]
+    for pod in pods:
+        eventually(lambda pod=pod: _answered(kube, pod, address))  # type: ignore[misc]
+        asked = {kube.ask(pod, address, "/hostname", port=80) for _ in range(10)}
+        assert len(asked) == 1
+        assert asked <= set(pods)
+
+
+def _answered(kube: Kubectl, pod: str, address: str) -> None:
+    assert kube.ask(pod, address, "/hostname", port=80)
