@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lab.authority import Authority
@@ -90,17 +91,21 @@ class KubernetesCluster:
             authority=authority,
         )
         self._control.start()
-        for host in self.lab.hosts:
-            self._say(f"containerd, kubelet and kube-proxy on {host.name}")
-            node = KubernetesNode(
-                cluster=self.lab, host=host, control=self._control, programs=programs, authority=authority
-            )
-            self.nodes.append(node)
+        self._say(f"containerd, kubelet and kube-proxy on {len(self.lab.hosts)} hosts, and their images")
+        self.nodes = [
+            KubernetesNode(cluster=self.lab, host=host, control=self._control, programs=programs, authority=authority)
+            for host in self.lab.hosts
+        ]
+
+        def start(node: KubernetesNode) -> None:
             node.start(proxy_mode=self._proxy_mode)
             for image, program in IMAGES.items():
                 node.runtime.bring(image, programs / program)
             for image, archive in ours.items():
                 node.runtime.take(archive, image)
+
+        with ThreadPoolExecutor(len(self.nodes)) as pool:
+            list(pool.map(start, self.nodes))
         self._say(f"ilanet, as pods: kubectl apply -k {self.deploy.relative_to(SOURCE)}")
         self._wait_ready(registered_only=True)
         for host in self.lab.hosts[: self._control_planes]:
