@@ -84,6 +84,10 @@ test-cluster: build go ## a real Kubernetes with ilanet, pods, Services, names; 
 	@$(PY) -m lab.kubernetes build
 	$(PY) -m pytest tests/cluster $(OPTIONS)
 
+.PHONY: test-kind
+test-kind: build go ## the same tests on a kind cluster, which needs Docker and kind; not yet run
+	@$(PY) -m lab.kubernetes.kind $(OPTIONS)
+
 .PHONY: conformance
 conformance: build go ## Kubernetes' own network tests against a cluster with ilanet; writes docs/conformance.md; half an hour
 	@$(PY) -m lab.kubernetes.conformance $(OPTIONS)
