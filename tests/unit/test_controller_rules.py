@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules, reports and Events: what Kubernetes decides, and what it hears."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from controller import reports as reports_module
+from controller.core.decision import Reason, Refused
+from controller.core.kubernetes import TAINT, Kind, KubernetesError, NodeFacts, parse_node
+from controller.core.pods import PodFacts, Pods, parse_pod
+from controller.core.registration import Registration
+from controller.events import Events
+from controller.informer import Informer
+from controller.reports import NodeConditions, Report, Reports
+from controller.rules import KubernetesRules, TrustingRules, owner_of
+from ila.address import Locator
+from ila.mapping import Generation, OwnerName
+from proto import ilanet_pb2 as pb
+from tests.fakes_kubernetes import FakeKubernetes, node, of_set, pod
+
+
+class World:
+    """Rules over a Kubernetes in memory, with everything that follows it running."""
+
+    def __init__(self, *, by_pod_cidr: bool = False) -> None:
+        self.kubernetes = FakeKubernetes()
+        self.pods = Pods()
+        self.followed: Informer[PodFacts] = Informer(
+            kubernetes=self.kubernetes,
+            kind=Kind.POD,
+            parse=parse_pod,
+            put=self.pods.put,
+            removed=self.pods.remove,
+            backoff=(0.0,),
+        )
+        self.nodes: Informer[NodeFacts] = Informer(
+            kubernetes=self.kubernetes, kind=Kind.NODE, parse=parse_node, backoff=(0.0,)
+        )
+        self.events = Events(kubernetes=self.kubernetes, reporter="c1")
+        self.reports = Reports()
+        self.rules = KubernetesRules(
+            pods=self.pods,
+            followed=self.followed,
+            nodes=self.nodes,
+            by_pod_cidr=by_pod_cidr,
+            events=self.events,
+            patience=0.2,
+        )
+        self.conditions = NodeConditions(
+            kubernetes=self.kubernetes, reports=self.reports, nodes=self.nodes, events=self.events
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        works = (self.followed.run(), self.nodes.run(), self.events.run())
+        tasks = [asyncio.ensure_future(work) for work in works]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.gather(*tasks)
+
+    async def told(self, *what: str) -> bool:
+        """Wait until something was said to Kubernetes; each word must be in it."""
+        for _ in range(100):
+            if any(all(word in " ".join(told) for word in what) for told in self.kubernetes.told):
+                return True
+            await asyncio.sleep(0.01)
+        return False
+
+
+def asked(name: str, **more: str) -> pb.Pod:
+    return pb.Pod(**{"namespace": "ns", "name": name, "uid": f"uid-{name}", **more})  # type: ignore[arg-type]
+
+
+async def test_a_pod_that_comes_a_moment_later_is_waited_for() -> None:
+    """The kubelet may have heard of it before us."""
+    world = World()
+    async with world.running():
+        asking = asyncio.ensure_future(world.rules.grant("n1", asked("web")))
+        await asyncio.sleep(0.02)
+        world.kubernetes.put(Kind.POD, pod("web"))
+        grant = await asking
+        assert (str(grant.owner), grant.take_over, grant.wanted) == ("uid/uid-web", True, None)
+        with pytest.raises(Refused, match="does not show pod ns/other with uid 'uid-other' on node 'n1'") as caught:
+            await world.rules.grant("n1", asked("other"))
+        assert caught.value.reason is Reason.NOT_NOW
+        with pytest.raises(Refused, match="bound to node 'n1'"):
+            await world.rules.grant("n2", asked("web"))
+
+
+async def test_who_is_named_as_owner_does_not_matter() -> None:
+    """The pod decides it; two pods of a virtual machine do not take it from each other."""
+    world = World()
+    reference = [{"kind": "VirtualMachineInstance", "name": "vm"}]
+    async with world.running():
+        world.kubernetes.put(Kind.POD, pod("db-0", ownerReferences=of_set("db")))
+        grant = await world.rules.grant("n1", asked("db-0", owner="name/theirs/db-0"))
+        assert str(grant.owner) == "name/ns/db-0"
+        for name in ("one", "two"):
+            world.kubernetes.put(Kind.POD, pod(name, ownerReferences=reference))
+        grant = await world.rules.grant("n1", asked("two"))
+        assert (str(grant.owner), grant.take_over) == ("machine/ns/vm", False)
+        world.kubernetes.put(Kind.POD, {**pod("one", ownerReferences=reference), "status": {"phase": "Succeeded"}})
+        assert await world.followed.until(lambda: bool((found := world.pods.of_uid("uid-one")) and found.ended), 1)
+        assert (await world.rules.grant("n1", asked("two"))).take_over
+
+
+async def test_nothing_is_judged_before_everything_is_known() -> None:
+    """Another replica may know."""
+    world = World()
+    with pytest.raises(KubernetesError, match="not all known yet"):
+        await world.rules.grant("n1", asked("web"))
+    assert not world.rules.is_gone("n1")
+
+
+async def test_a_registration_follows_kubernetes() -> None:
+    """The node's podCIDR is its locator, whatever it declares nothing."""
+    world = World(by_pod_cidr=True)
+    request = Registration(
+        node="n1", address=ipaddress.IPv6Address("fd00:a::1"), port=7444, declared=None, highest=Generation(0, 0)
+    )
+    async with world.running():
+        world.kubernetes.put(Kind.NODE, node("n1", podCIDRs=["fd00:c0de:0:3::/64"]))
+        allowed = await world.rules.registered(request)
+        assert allowed.declared == Locator.parse("fd00:c0de:0:3::/64")
+        assert (world.rules.is_gone("n1"), world.rules.is_gone("n2")) == (False, True)
+
+
+async def test_a_refusal_is_an_event_of_the_pod() -> None:
+    """Once, and of pods of that node only."""
+    world = World()
+    async with world.running():
+        world.kubernetes.put(Kind.POD, pod("web"))
+        assert await world.followed.until(lambda: world.pods.of_uid("uid-web") is not None, 1)
+        for name in ("n2", "n1", "n1"):
+            world.rules.refused(name, asked("web"), Refused(Reason.NOT_YOURS, f"because of {name}"))
+        world.kubernetes.fail_next = ""
+        assert await world.told("event", "Pod", "web", "IlanetRefused", "because of n1")
+        assert len(world.kubernetes.told) == 1
+
+
+async def test_an_event_that_cannot_be_written_is_dropped() -> None:
+    """The next one is not."""
+    world = World()
+    world.kubernetes.fail_next = "event"
+    async with world.running():
+        for reason in ("First", "Second"):
+            world.events.about_us("ilanet-system", "c1", reason=reason, message="m")
+        assert await world.told("event", "c1", "Second")
+        assert not any("First" in told for told in world.kubernetes.told)
+
+
+def test_the_lab_s_rules_believe_everybody() -> None:
+    """By uid, by name where the annotation asks for it, or by what the controller said before."""
+    assert str(owner_of(asked("web"))) == "uid/uid-web"
+    assert str(owner_of(pb.Pod(namespace="ns", name="web", uid="u", keep_address=True))) == "name/ns/web"
+    assert owner_of(asked("web", owner="name/ns/web")) == OwnerName.of_name("ns", "web")
+    assert not TrustingRules().is_gone("n1")
+    for wrong in ("web", "uid/", "name/ns", "name/ns/a/b", "machine/NS/vm"):
+        with pytest.raises(ValueError, match=r"is not|begins with"):
+            owner_of(asked("web", owner=wrong))
+
+
+def report(*, serving: bool = True, **problems: str) -> Report:
+    return Report(version="1", serving=serving, problems=problems, when=time.monotonic())
+
+
+async def test_a_report_makes_a_node_ready() -> None:
+    """Condition and taint, where they are there; not before the agent serves; a failure is tried again."""
+    world = World()
+    tainted = node("n1", taints=[{"key": TAINT, "effect": "NoSchedule"}, {"key": "other", "effect": "NoSchedule"}])
+    tainted["status"]["conditions"] = [{"type": "NetworkUnavailable", "status": "True"}]
+    async with world.running():
+        world.kubernetes.put(Kind.NODE, tainted)
+        world.kubernetes.put(Kind.NODE, node("n2"))
+        assert await world.nodes.until(lambda: len(world.nodes.objects) == 2, 1)
+        for name in ("n2", "n3"):
+            world.reports.put(name, report())
+        world.reports.put("n1", report(serving=False))
+        await world.conditions.step()
+        assert world.kubernetes.told == []
+        world.reports.put("n1", report())
+        world.kubernetes.fail_next = "network_available"
+        await world.conditions.step()
+        assert world.kubernetes.told == []
+        await world.conditions.step()
+        assert world.kubernetes.told[:2] == [("available", "n1"), ("taint", "n1", TAINT)]
+        assert await world.told("event", "Node", "n1", "IlanetReady")
+
+
+async def test_a_problem_that_lasts_is_an_event_of_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for as long as it lasts; one that passes is none."""
+    world = World()
+    monkeypatch.setattr(reports_module, "LASTING", 0.05)
+    async with world.running():
+        world.kubernetes.put(Kind.NODE, node("n1"))
+        assert await world.nodes.until(lambda: bool(world.nodes.objects), 1)
+        world.reports.put("n1", report(passing="soon over", etcd="away"))
+        await world.conditions.step()
+        world.reports.put("n1", report(etcd="away"))
+        await asyncio.sleep(0.06)
+        for _ in range(3):
+            await world.conditions.step()
+        assert await world.told("event", "Node", "n1", "IlanetProblem", "etcd: away")
+        assert len(world.kubernetes.told) == 1
+
+
+def test_old_reports_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody knows what a silent node has."""
+    reports = Reports()
+    reports.put("n1", report())
+    assert reports.fresh().keys() == {"n1"}
+    monkeypatch.setattr(reports_module, "FRESH", -1.0)
+    assert reports.fresh() == {}
