@@ -69,4 +69,4 @@ def in_namespace(door: list[str]) -> Iterator[Kubectl]:
     try:
         yield kube
     finally:
-        kube("delete", "namespace", kube.namespace, "--wait=true", "--timeout=90s")
+        kube("delete", "namespace", kube.namespace, "--wait=false")  # its name is never used again

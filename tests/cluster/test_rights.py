@@ -164,7 +164,7 @@ def test_a_pod_that_dials_everything(kube: Kubectl) -> None:
     nodes = [item["status"]["addresses"][0]["address"] for item in kube.get("nodes")["items"]]
     assert services
     doors = [(host, port) for host in (*services, *nodes) for port in (2379, 2380, 7442, 7443)]
-    words = [f"nc -w 1 {host} {port} </dev/null && echo {host} {port}" for host, port in doors]
-    assert kube.shell(name, "; ".join(words) + "; :").split("\n") == [""]
+    words = [f"(nc -w 3 {host} {port} </dev/null && echo {host} {port}) &" for host, port in doors]
+    assert kube.shell(name, " ".join(words) + " wait").split("\n") == [""]
     assert kube.shell(name, f"nc -w 5 {nodes[0]} 10250 </dev/null && echo open").strip() == "open"
     assert kube.shell(name, "ls /run/ilanet 2>&1 || :").strip().endswith("No such file or directory")
