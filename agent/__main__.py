@@ -192,7 +192,7 @@ class Agent:
             controller=self._controller,
             datapath=self._datapath,
             networking=_kernel_host(config),
-            reject=RejectTable(mark=config.reject_mark),
+            reject=RejectTable(mark=config.reject_mark, masquerade=config.masquerade),
             records=RecordDirectory(path=config.state_directory / "node"),
             status=self._status,
             nodes=lambda: self._feed.nodes if self._feed else {},

@@ -72,6 +72,9 @@ class AgentConfig:
     next_hop: str = setting(_next_hop, "auto")
     """'gateway' (routed underlay), 'neighbour' (shared layer 2) or 'auto' (found out)."""
 
+    masquerade: bool = setting(settings.flag, default=False)
+    """What pods send to the outside gets this node's address: where the underlay does not route the SIR prefix back."""
+
     reject_mark: int = setting(settings.integer(1, 0xFFFF_FFFF), 0x0100_0000)
     """Packet mark, bits that nothing else on the host uses, of packets to identifiers that nothing maps."""
 

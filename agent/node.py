@@ -37,7 +37,9 @@ NODES = "nodes"
 class RejectRule(Protocol):
     """The rules that answer packets to identifiers which nothing maps, and keep pods from ports of ilanet here."""
 
-    def ensure(self, *, sir_prefix: SirPrefix, closed_ports: Collection[int]) -> bool:
+    def ensure(
+        self, *, sir_prefix: SirPrefix, closed_ports: Collection[int], nodes: Collection[ipaddress.IPv6Address]
+    ) -> bool:
         """Put the rules in place if they are not; return whether they had to be."""
 
 
@@ -152,7 +154,11 @@ class Node:
         )
         self._attach(devices, await self._in_pool(self._datapath.attached))
         self._write_nodes(nodes)
-        self._reject.ensure(sir_prefix=registration.domain.sir_prefix, closed_ports=registration.closed_ports)
+        self._reject.ensure(
+            sir_prefix=registration.domain.sir_prefix,
+            closed_ports=registration.closed_ports,
+            nodes={node.address for node in nodes.values()},
+        )
         state = host_state(
             sir_prefix=registration.domain.sir_prefix,
             node_address=self._address,

@@ -289,9 +289,13 @@ class FakeReject:
     """A rule that is there once it was asked for."""
 
     present = False
+    nodes: set[ipaddress.IPv6Address] = set()  # noqa: RUF012 - replaced, never changed
 
-    def ensure(self, *, sir_prefix: SirPrefix, closed_ports: Collection[int]) -> bool:
+    def ensure(
+        self, *, sir_prefix: SirPrefix, closed_ports: Collection[int], nodes: Collection[ipaddress.IPv6Address]
+    ) -> bool:
         assert sir_prefix is not None
+        self.nodes = set(nodes)
         assert closed_ports is not None
         changed, self.present = not self.present, True
         return changed

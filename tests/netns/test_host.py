@@ -327,9 +327,10 @@ async def test_more_changes_than_fit_are_a_change(lab: Lab) -> None:
         changes.close()
 
 
-def ensure(lab: Lab, table: RejectTable) -> bool:
+def ensure(lab: Lab, table: RejectTable, *nodes: str) -> bool:
     """Put the table in place."""
-    return lab.inside(lambda: table.ensure(sir_prefix=SIR, closed_ports=(7443, 2379)))
+    addresses = [ipaddress.IPv6Address(node) for node in nodes]
+    return lab.inside(lambda: table.ensure(sir_prefix=SIR, closed_ports=(7443, 2379), nodes=addresses))
 
 
 def reject_lab(lab: Lab) -> Namespace:
@@ -442,3 +443,33 @@ def test_pods_do_not_reach_our_own_ports(lab: Lab) -> None:
         for server in servers:
             server.close()
     assert found == [False, True, True]
+
+
+def test_what_pods_send_outside_gets_the_node_s_address(lab: Lab) -> None:
+    """Not what they send to nodes; a change of the nodes costs no rule its counter."""
+    client = reject_lab(lab)
+    client.ip("address", "add", str(ADDRESS), "dev", "eth0", "nodad")
+    lab.host.ip("route", "add", str(ADDRESS), "dev", "pod", "metric", "1")
+    lab.router.ip("address", "add", "2001:db8::1/128", "dev", "lo", "nodad")
+    lab.host.ip("route", "replace", "2001:db8::1/128", "via", str(ROUTER), "dev", "eth0")
+    table = RejectTable(mark=MARK << 1, masquerade=True)
+    assert ensure(lab, table)
+    asks = f"ip6 saddr {NODE} icmpv6 type echo-request counter"
+    seen = f"table ip6 seen {{\n chain input {{ type filter hook input priority 0; {asks}; }}\n}}"
+    lab.router.run("nft", "-f", "-", stdin=seen)
+
+    def counted(namespace: Namespace, chain: str) -> int:
+        listing = namespace.run("nft", "list", "ruleset").partition(f"chain {chain}")[2]
+        return int(listing.partition("counter packets ")[2].split()[0])
+
+    ping = ("ping", "-c1", "-W1", "-I", str(ADDRESS), "2001:db8::1")
+    client.run(*ping)
+    assert (counted(lab.router, "input"), counted(lab.host, "postrouting")) == (1, 1)
+    assert not ensure(lab, table)
+    assert ensure(lab, table, "2001:db8::1")
+    with pytest.raises(CommandError):
+        client.run(*ping)
+    assert (counted(lab.router, "input"), counted(lab.host, "postrouting")) == (1, 1)
+    assert ensure(lab, table)
+    client.run(*ping)
+    assert (counted(lab.router, "input"), counted(lab.host, "postrouting")) == (2, 2)

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pods and what is no part of the cluster: they reach it with their node's address."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from agent.kernel.namespace import in_namespace
+from lab.fabric import OUTSIDE
+from lab.kubernetes.cluster import KubernetesCluster
+from tests.cluster.kubectl import Kubectl, deployment
+
+pytestmark = pytest.mark.timeout(300)
+
+PORT = 8081
+
+
+@contextmanager
+def outside(ours: KubernetesCluster) -> Iterator[None]:
+    """Answer on the fabric's router, which has no route to the SIR prefix, with the address of who asks."""
+
+    def listen() -> socket.socket:
+        return socket.create_server((OUTSIDE, PORT), family=socket.AF_INET6)
+
+    with ours.lab.fabric.router.path.open() as file:
+        server = in_namespace(file.fileno(), listen)
+
+    def answer() -> None:
+        while True:
+            try:
+                connection, address = server.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(1000)
+                body = str(address[0])
+                connection.sendall(f"HTTP/1.0 200 OK\r\n\r\n{body}".encode())
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
+        thread.join()
+
+
+def test_pods_reach_the_outside(ours: KubernetesCluster, kube: Kubectl) -> None:
+    """From every node, by that node's address; among themselves their own is seen."""
+    nodes = {node["metadata"]["name"]: node["status"]["addresses"][0]["address"] for node in kube.get("nodes")["items"]}
+    kube.apply(deployment("web", replicas=len(nodes)))
+    pods = kube.ready("web", len(nodes))
+    with outside(ours):
+        for pod in pods:
+            name = pod["metadata"]["name"]
+            assert kube.ask(name, OUTSIDE, "/", PORT) == nodes[pod["spec"]["nodeName"]]
+            for other in pods:
+                assert pod["status"]["podIP"] in kube.ask(name, other["status"]["podIP"], "/clientip")
