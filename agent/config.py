@@ -35,6 +35,10 @@ def _host_path(value: object) -> HostPath:
         raise ValueError("must be 'stack' or 'bpf'") from None
 
 
+def _probe_seconds(value: object) -> float:
+    return 0.0 if value == 0 and not isinstance(value, bool) else settings.seconds(value)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentConfig:
     """Everything an agent is told."""
@@ -116,6 +120,9 @@ class AgentConfig:
 
     resync: float = setting(settings.seconds, 30.0)
     """Seconds between two comparisons of the host with what is desired, where no event asks for one sooner."""
+
+    probe_seconds: float = setting(_probe_seconds, 60.0)
+    """Seconds between two probes of the underlay towards another node, where the last one was well.  0: none."""
 
     epoch_grace: float = setting(settings.seconds, 60.0)
     """Seconds that mappings of an older epoch outlive a newer one: time for all nodes to fill etcd in again."""
