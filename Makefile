@@ -112,6 +112,10 @@ bench-add: build ## ADD and DEL through the CNI executable, step by step
 bench-load: build ## a million mappings from etcd into the kernel
 	@$(PY) -m bench.load $(OPTIONS)
 
+.PHONY: bench-scale
+bench-scale: build go ## a hundred pods on one node of a real Kubernetes, against Debian's ptp; a quarter of an hour
+	@$(PY) -m bench.scale $(OPTIONS)
+
 .PHONY: matrix
 matrix: build ## every CNI rule on ilanet and on Debian's ptp and bridge; writes docs/cni-matrix.md
 	@$(PY) -m tests.netns.columns $(OPTIONS)

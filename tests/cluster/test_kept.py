@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 
 from lab.kubernetes.cluster import KubernetesCluster
-from tests.cluster.kubectl import Kubectl, deployment, eventually, stateful_set
+from tests.cluster.kubectl import Kubectl, deployment, eventually, service, stateful_set
 
 pytestmark = pytest.mark.timeout(300)
 
 
 def test_comes_back_on_another_node_with_its_address(kube: Kubectl) -> None:
-    """Deleted while its node takes no pods: the pod of its name has its address elsewhere, and its peers reach it."""
-    kube.apply(stateful_set("db", 1), deployment("web", replicas=len(kube.get("nodes")["items"])))
+    """Deleted while its node takes no pods: the pod of its name has its address elsewhere, and its peers reach it, by its names too."""
+    headless = service("db", clusterIP="None")
+    kube.apply(stateful_set("db", 1), headless, deployment("web", replicas=len(kube.get("nodes")["items"])))
     (before,) = kube.ready("db", 1)
     peers = kube.ready("web", len(kube.get("nodes")["items"]))
     node, address = before["spec"]["nodeName"], before["status"]["podIP"]
@@ -30,7 +31,8 @@ def test_comes_back_on_another_node_with_its_address(kube: Kubectl) -> None:
     assert after["spec"]["nodeName"] != node
     assert after["status"]["podIP"] == address
     for peer in peers:
-        assert kube.ask(peer["metadata"]["name"], address, "/hostname") == "db-0"
+        for host in (address, "db", "db-0.db"):  # its names need not wait for a TTL: they lead where they did
+            assert kube.ask(peer["metadata"]["name"], host, "/hostname") == "db-0"
 
 
 def test_a_cut_off_node_does_not_win(ours: KubernetesCluster, kube: Kubectl) -> None:
