@@ -44,7 +44,7 @@ class Clearing(Decider):
         node = (await self._repeat(lambda _: self._view((key,)))).node(name)
         if node is None:
             return True
-        if await self._in_use(node.locator):
+        if await self._in_use(node.locator, name):
             return False
         for held in await self._store.read_keys(mapping.reserve_prefix(name)):
             one = Identifier(mapping.last_number(held))

@@ -40,8 +40,10 @@ class Decider:
         self._jitter = jitter
         self._seen = Generation(0, 0)
 
-    async def _in_use(self, locator: Locator) -> bool:
-        return await self._store.has_value(mapping.MAPPINGS, mapping.encode_mapping(locator))
+    async def _in_use(self, locator: Locator, node: str) -> bool:
+        """Tell whether pods' mappings point at a node's locator; that of its own end of probes does not count."""
+        own = mapping.mapping_key(mapping.probe_identifier(node))
+        return await self._store.has_value(mapping.MAPPINGS, mapping.encode_mapping(locator), but=own)
 
     async def _view(self, keys: Sequence[bytes], *, request: Registration | None = None) -> View | None:
         """Read these records and the foundation; None if the foundation had to be laid first: read again."""

@@ -63,6 +63,16 @@ def owner_of(pod: pb.Pod) -> OwnerName:
     return OwnerName.of_name(pod.namespace, pod.name) if pod.keep_address else OwnerName.of_uid(pod.uid)
 
 
+def node_itself(node: str, pod: pb.Pod) -> Grant | None:
+    """Return what a node may have for itself, its end of probes, if that is what it asks for; Refused for another's."""
+    if not pod.owner.startswith("node/"):
+        return None
+    owner = OwnerName.parse(pod.owner)
+    if owner.node != node:
+        raise Refused(Reason.NOT_YOURS, f"node {node!r} may not have what is node {owner.node!r}'s own")
+    return Grant(owner=owner, take_over=True)
+
+
 class TrustingRules:
     """Every node is believed: for the demo and for tests without Kubernetes."""
 
@@ -72,9 +82,9 @@ class TrustingRules:
         """Return it as it is."""
         return request
 
-    async def grant(self, node: str, pod: pb.Pod) -> Grant:  # noqa: ARG002 - nobody is asked
+    async def grant(self, node: str, pod: pb.Pod) -> Grant:
         """Return what the node says."""
-        return Grant(owner=owner_of(pod), take_over=False)
+        return node_itself(node, pod) or Grant(owner=owner_of(pod), take_over=False)
 
     def refused(self, node: str, pod: pb.Pod, error: Refused) -> None:
         """Tell nobody: the answer and the log say it."""
@@ -115,7 +125,10 @@ class KubernetesRules:
         return core_nodes.checked(request, self._nodes.objects.get(key), by_pod_cidr=self._by_pod_cidr)
 
     async def grant(self, node: str, pod: pb.Pod) -> Grant:
-        """Return what the pod of that uid may have, if it is bound to that node."""
+        """Return what the pod of that uid may have, if it is bound to that node, or for the node itself."""
+        own = node_itself(node, pod)
+        if own is not None:
+            return own
 
         def found() -> PodFacts | None:
             return judge(self._pods, node=node, namespace=pod.namespace, name=pod.name, uid=pod.uid)

@@ -97,14 +97,15 @@ class Service(Decider):
         if view is None or registration.locator_of(view, request) not in (None, locator):
             return None
         left = registration.left_locator(view, request)
-        in_use = left is not None and await self._in_use(left)
+        in_use = left is not None and await self._in_use(left, request.node)
         other = view.text(mapping.taken_locator_key(locator))
         gone_in_use = None
         if other not in (None, request.node) and (
             other.startswith(mapping.quarantine_name("")) or self._is_gone(other)
         ):
-            gone_in_use = await self._in_use(locator)
-            names = (key, mapping.taken_locator_key(locator), mapping.node_key(other.rpartition("/")[2]))
+            gone = other.rpartition("/")[2]
+            gone_in_use = await self._in_use(locator, gone)
+            names = (key, mapping.taken_locator_key(locator), mapping.node_key(gone))
             view = await self._view(names)
             if view is None or view.text(names[1]) != other:
                 return None

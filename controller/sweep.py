@@ -107,7 +107,8 @@ class Sweep:
 
     async def _sweep_owners(self, now: float) -> None:
         names = await self._clearing.owners()
-        self._owners.see((name for name in names if not is_wanted(name, self._pods, self._sets.objects)), now)
+        sets, nodes = self._sets.objects, self._nodes.objects
+        self._owners.see((name for name in names if not is_wanted(name, self._pods, sets, nodes)), now)
         used = {node: report.owners for node, report in self._reports.fresh().items()}
         due = []
         for name in self._owners.due(now, self._grace):

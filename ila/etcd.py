@@ -81,11 +81,11 @@ class EtcdStore:
         """Return all keys that begin with `prefix`, in order."""
         return [kv.key async for page in self.pages(prefix, keys_only=True) for kv in page.kvs]
 
-    async def has_value(self, prefix: bytes, value: bytes) -> bool:
-        """Tell whether any record under `prefix` has this value."""
+    async def has_value(self, prefix: bytes, value: bytes, *, but: bytes = b"") -> bool:
+        """Tell whether any record under `prefix` has this value, one of the key `but` aside."""
         async with contextlib.aclosing(self.pages(prefix)) as pages:
             async for page in pages:
-                if any(kv.value == value for kv in page.kvs):
+                if any(kv.value == value and kv.key != but for kv in page.kvs):
                     return True
         return False
 

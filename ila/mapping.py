@@ -8,6 +8,7 @@
     /ilanet/v1/owners/uid/<uid>          {"identifier", "node", "container", "state", "epoch"}: who holds an identifier
     /ilanet/v1/owners/name/<ns>/<name>   the same, of a pod that keeps its address
     /ilanet/v1/owners/machine/<ns>/<n>   the same, of a virtual machine, whichever pod it runs in
+    /ilanet/v1/owners/node/<node>        the same, of a node's own end of probes: probe_identifier()
     /ilanet/v1/reserves/<node>/<id>      the epoch in which a node was handed this identifier in advance
     /ilanet/v1/taken/identifiers/<id>    the owner whose identifier it is, also while nothing maps it, or reserve/<node>
     /ilanet/v1/taken/locators/<locator>  the name of the node whose locator it is, or quarantine/<node that is gone>
@@ -23,6 +24,7 @@ nodes, and bulk decoding keeps what it has decoded.  Bulk calls work on 64-bit i
 from __future__ import annotations
 
 import enum
+import hashlib
 import ipaddress
 import json
 import re
@@ -30,7 +32,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from ila.address import Identifier, Locator
+from ila.address import LUID, Identifier, Locator
 from ila.domain import Domain
 
 ROOT = b"/ilanet/v1/"
@@ -77,9 +79,9 @@ class OwnerState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class OwnerName:
-    """Who owns an identifier: 'uid/<uid>', or a pod that keeps its address, or a virtual machine.
+    """Who owns an identifier: 'uid/<uid>', or a pod that keeps its address, or a virtual machine, or a node.
 
-    The last two are 'name/<namespace>/<name>' and 'machine/<namespace>/<name>'.
+    The last three are 'name/<namespace>/<name>', 'machine/<namespace>/<name>' and 'node/<name>'.
     """
 
     text: str
@@ -102,26 +104,38 @@ class OwnerName:
         return cls(f"machine/{checked_name(namespace, 'namespace')}/{checked_name(name, 'virtual machine')}")
 
     @classmethod
+    def of_node(cls, name: str) -> Self:
+        """Return the owner that a node itself is, for its end of probes; ValueError quotes a wrong name."""
+        return cls(f"node/{checked_name(name, 'node')}")
+
+    @classmethod
     def parse(cls, text: str) -> Self:
         """Return the owner written as text; ValueError quotes what is wrong."""
         kind, _, rest = text.partition("/")
         if kind == "uid":
             return cls.of_uid(rest)
+        if kind == "node":
+            return cls.of_node(rest)
         namespace, _, name = rest.partition("/")
         if kind == "name":
             return cls.of_name(namespace, name)
         if kind == "machine":
             return cls.of_machine(namespace, name)
-        raise ValueError(f"owner {text!r} begins with neither 'uid/' nor 'name/' nor 'machine/'")
+        raise ValueError(f"owner {text!r} begins with none of 'uid/', 'name/', 'machine/', 'node/'")
 
     @property
     def keeps_address(self) -> bool:
         """Whether the identifier outlives the pod."""
-        return not self.text.startswith("uid/")
+        return not self.text.startswith(("uid/", "node/"))
+
+    @property
+    def node(self) -> str:
+        """The node that this is; '' of all others."""
+        return self.text.removeprefix("node/") if self.text.startswith("node/") else ""
 
     @property
     def namespace(self) -> str:
-        """The namespace of who keeps an address; '' of a uid."""
+        """The namespace of who keeps an address; '' of a uid or a node."""
         return self.text.split("/")[1] if self.keeps_address else ""
 
     def __str__(self) -> str:
@@ -164,6 +178,15 @@ def checked_container(name: str) -> str:
     if not _CONTAINER.fullmatch(name):
         raise ValueError(f"container id {name!r} is not 1 to 253 letters, digits, dots, dashes or underscores")
     return name
+
+
+def probe_identifier(node: str) -> Identifier:
+    """Return the identifier of a node's own end of probes (owner node/<name>): derived, so everybody knows it.
+
+    60 bits of a hash: as unlikely to be anybody else's as a random one.
+    """
+    number = int.from_bytes(hashlib.sha256(f"ilanet probe {node}".encode()).digest()[:8])
+    return Identifier(LUID << 61 | number >> 20 << 16 | 1 + (number & (1 << 20) - 1) % 0xFFFF)
 
 
 def mapping_key(identifier: Identifier) -> bytes:

@@ -86,8 +86,8 @@ class Store(Protocol):
     async def read_keys(self, prefix: bytes) -> list[bytes]:
         """Return all keys that begin with `prefix`, in order."""
 
-    async def has_value(self, prefix: bytes, value: bytes) -> bool:
-        """Tell whether any record under `prefix` has this value; reads all of them."""
+    async def has_value(self, prefix: bytes, value: bytes, *, but: bytes = b"") -> bool:
+        """Tell whether any record under `prefix` has this value, one of the key `but` aside; reads all of them."""
 
     async def commit(self, transaction: Transaction) -> int | None:
         """Do it and return its revision; None if an expected key had changed and nothing was done."""

@@ -34,8 +34,8 @@ class FakeStore:
         self._fail()
         return sorted(key for key in self.records if prefix <= key < range_end(prefix))
 
-    async def has_value(self, prefix: bytes, value: bytes) -> bool:
-        return any(self.records[key].value == value for key in await self.read_keys(prefix))
+    async def has_value(self, prefix: bytes, value: bytes, *, but: bytes = b"") -> bool:
+        return any(self.records[key].value == value and key != but for key in await self.read_keys(prefix))
 
     async def commit(self, transaction: Transaction) -> int | None:
         self._fail()

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -37,8 +37,15 @@ def parse_set(tree: Mapping[str, Any]) -> SetFacts:
     )
 
 
-def is_wanted(name: OwnerName, pods: Pods, sets: Mapping[tuple[str, str], SetFacts]) -> bool:
-    """Tell whether Kubernetes has the pod of that uid, or one that keeps this address, or will have one again."""
+def is_wanted(
+    name: OwnerName, pods: Pods, sets: Mapping[tuple[str, str], SetFacts], nodes: Collection[tuple[str, str]]
+) -> bool:
+    """Tell whether Kubernetes has the pod of that uid, or one that keeps this address, or will have one again.
+
+    Or the node, where it is a node's own.
+    """
+    if name.node:
+        return ("", name.node) in nodes
     if not name.keeps_address:
         return pods.of_uid(name.text.removeprefix("uid/")) is not None
     if pods.of_owner(name):

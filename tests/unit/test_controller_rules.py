@@ -223,3 +223,17 @@ def test_old_reports_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reports.fresh().keys() == {"n1"}
     monkeypatch.setattr(reports_module, "FRESH", -1.0)
     assert reports.fresh() == {}
+
+
+async def test_a_node_has_an_identifier_of_its_own_and_no_other_node_s() -> None:
+    """For its end of probes: Kubernetes shows no pod for it, and the node's certificate says who it is."""
+    world = World()
+    own = pb.Pod(owner="node/n1")
+    for rules in (world.rules, TrustingRules()):
+        grant = await rules.grant("n1", own)
+        assert (str(grant.owner), grant.take_over, grant.wanted) == ("node/n1", True, None)
+        with pytest.raises(Refused, match="node 'n2' may not have what is node 'n1''s own") as caught:
+            await rules.grant("n2", own)
+        assert caught.value.reason is Reason.NOT_YOURS
+        with pytest.raises(ValueError, match="node 'N 1' is not a DNS name"):
+            await rules.grant("n1", pb.Pod(owner="node/N 1"))

@@ -22,9 +22,10 @@ from controller.reports import Report, Reports
 from controller.service import Service
 from controller.standing import Standing
 from controller.sweep import Patience, Sweep
+from ila import mapping
 from ila.address import Identifier, Locator
 from ila.domain import Domain
-from ila.mapping import Generation, OwnerName
+from ila.mapping import Generation, OwnerName, probe_identifier
 from tests.fake_store import FakeStore
 from tests.fakes_kubernetes import FakeKubernetes, Tree, node, of_set, pod
 
@@ -99,6 +100,12 @@ class World:
         self.pods.put(facts)
         holder = Holder(owner=facts.owner, node=facts.node, container=f"c-{facts.uid}")
         return (await self.service.assign(holder, take_over=True)).identifier
+
+    async def probes(self, name: str) -> None:
+        """Give a node its own end of probes."""
+        holder = Holder(owner=OwnerName.of_node(name), node=name, container="probe")
+        wanted = probe_identifier(name)
+        assert (await self.service.assign(holder, take_over=True, reserved=wanted)).identifier == wanted
 
     def report(self, name: str, *owners: str) -> None:
         self.reports.put(name, Report(version="1", serving=True, owners=frozenset(owners), when=time.monotonic()))
@@ -238,6 +245,36 @@ async def test_a_new_node_waits_for_a_pod_cidr_that_is_still_in_use() -> None:
     taken = await world.join("n2", "fd00:a::2", declared="fd00:c0de:0:7::/64")
     assert taken == Locator.parse("fd00:c0de:0:7::/64")
     assert await Clearing(store=world.store, domain=DOMAIN).nodes() == ["n2"]
+
+
+async def test_a_node_s_own_end_of_probes_stays_with_it() -> None:
+    """Kubernetes shows no pod of it: it is swept with its node, for which it keeps neither record nor locator."""
+    world = World()
+    first = await world.join("n1")
+    await world.probes("n1")
+    world.report("n1")
+    for now in (0, 10_000):
+        await world.sweep.step(now)
+    assert await world.owners() == {"node/n1"}
+    del world.nodes.objects["", "n1"]
+    await world.sweep.step(10_100)
+    await world.sweep.step(10_401)
+    assert await world.owners() == set()
+    assert world.store.under(mapping.MAPPINGS) == {}
+    assert await Clearing(store=world.store, domain=DOMAIN).quarantined() == [first]
+
+
+async def test_a_node_s_own_end_of_probes_does_not_hold_a_locator() -> None:
+    """Neither against the node itself, which is given another one, nor against the next node of its podCIDR."""
+    world = World()
+    old, new = "fd00:c0de:0:7::/64", "fd00:c0de:0:8::/64"
+    await world.join("n1", declared=old)
+    await world.probes("n1")
+    assert await world.join("n1", declared=new) == Locator.parse(new)
+    await world.probes("n1")
+    assert set(world.store.under(mapping.MAPPINGS).values()) == {mapping.encode_mapping(Locator.parse(new)).decode()}
+    del world.nodes.objects["", "n1"]
+    assert await world.join("n2", "fd00:a::2", declared=new) == Locator.parse(new)
 
 
 def holder(name: str, node_name: str = "n1") -> Holder:

@@ -29,6 +29,7 @@ def test_keys_are_as_documented() -> None:
     assert mapping.node_key("n1") == b"/ilanet/v1/nodes/n1"
     assert mapping.owner_key(OwnerName.of_uid("u-1")) == b"/ilanet/v1/owners/uid/u-1"
     assert mapping.owner_key(OwnerName.of_name("ns", "p")) == b"/ilanet/v1/owners/name/ns/p"
+    assert mapping.owner_key(OwnerName.of_node("n1")) == b"/ilanet/v1/owners/node/n1"
     assert mapping.taken_identifier_key(IDENTIFIER) == b"/ilanet/v1/taken/identifiers/20000000000a0001"
     assert mapping.taken_locator_key(LOCATOR) == b"/ilanet/v1/taken/locators/fd00c0de00000017"
 
@@ -161,3 +162,13 @@ def test_bulk_decoding_agrees_with_single_decoding() -> None:
     assert identifiers == [identifier.value for identifier, _ in pairs]
     assert locators == [locator.value for _, locator in pairs]
     assert revisions == list(range(len(pairs)))
+
+
+def test_the_owner_that_a_node_is() -> None:
+    """It reads back, keeps no address, and its identifier is the same for everybody and another for each node."""
+    owner = OwnerName.parse("node/n1.example.org")
+    assert owner == OwnerName.of_node("n1.example.org")
+    assert (owner.node, owner.namespace, owner.keeps_address) == ("n1.example.org", "", False)
+    assert OwnerName.of_name("node", "n1").node == ""
+    assert str(mapping.probe_identifier("host1")) == "2e7f:c951:8cc4:324f"
+    assert len({mapping.probe_identifier(f"n{number}") for number in range(1000)}) == 1000
