@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import random
 import shutil
 import signal
 from collections.abc import Mapping
@@ -29,6 +30,8 @@ from agent.controller import GrpcController
 from agent.core.datapath import DatapathError
 from agent.core.mappings import MappingTable
 from agent.core.network import NetworkError
+from agent.core.probe_rounds import Rounds
+from agent.core.probes import ProbeError
 from agent.core.status import Status
 from agent.deletes import DeleteQueue
 from agent.endpoint_table import EndpointTable
@@ -37,11 +40,15 @@ from agent.kernel.datapath import BpfDatapath
 from agent.kernel.events import KernelChanges
 from agent.kernel.host import KernelHost
 from agent.kernel.nftables import RejectTable
+from agent.kernel.probe_place import ProbeNamespace
 from agent.kernel.wiring import KernelWiring
 from agent.loop import Loop
 from agent.mappings import MappingFeed
 from agent.metrics import AgentCollector, StepTimings
 from agent.node import Node
+from agent.probe_end import ProbeEnd
+from agent.probe_exchange import ProbeExchange
+from agent.probes import Probes
 from agent.publications import Publications
 from agent.records import RecordDirectory
 from agent.releases import Releases
@@ -129,33 +136,42 @@ class Agent:
             datapath=self._datapath,
             wiring=self._wiring,
             table=self._endpoints,
-            locate=lambda identifier: self._table.locate(identifier) if self._table else None,
+            locate=self._locate,
             status=self._status,
             pool=self._pool,
         )
         self._deletes = DeleteQueue(path=config.state_directory / "deletes", pool=self._pool)
+        self._assembly = self._make_assembly(config)
         self._network = self._make_network(config)
         self._node = self._make_node(config)
         self._loop = self._make_loop(config)
+        self._place = ProbeNamespace()
+        self._exchange = ProbeExchange(
+            address=config.address, port=config.control_port, place=self._place, pool=self._pool
+        )
+        self._rounds = Rounds(period=config.probe_seconds, sample=random.sample, uniform=random.uniform)
+        self._end = self._make_end(config)
+        self._probes = self._make_probes(config)
         self._cni = CniServer(network=self._network, path=config.runtime_directory / "cni.sock")
         self._registry.register(
             AgentCollector(
                 datapath=self._datapath,
                 status=self._status,
                 table=lambda: self._table,
-                endpoints=lambda: len(self._endpoints.wired()),
-                unpublished=lambda: len(self._endpoints.unpublished()),
+                endpoints=lambda: sum(endpoint.is_pod for endpoint in self._endpoints.wired()),
+                unpublished=lambda: sum(endpoint.is_pod for endpoint in self._endpoints.unpublished()),
                 reserve=lambda: len(self._reserve),
                 nodes=lambda: len(self._feed.nodes) if self._feed else 0,
+                probes=self._rounds.counts,
             )
         )
         self._http = HttpServer(
             listen=config.http, registry=self._registry, not_ready=self._status.not_serving, describe=self._describe
         )
 
-    def _make_network(self, config: AgentConfig) -> Endpoints:
-        """Wire what stands behind the CNI commands."""
-        assembly = Assembly(
+    def _make_assembly(self, config: AgentConfig) -> Assembly:
+        """Wire what makes endpoints."""
+        return Assembly(
             address=config.address,
             controller=self._controller,
             datapath=self._datapath,
@@ -167,9 +183,39 @@ class Agent:
             pool=self._pool,
             wire_pool=self._wire_pool,
         )
+
+    def _make_end(self, config: AgentConfig) -> ProbeEnd:
+        """Wire this node's own end of probes."""
+        return ProbeEnd(
+            node=config.node,
+            address=config.address,
+            place=self._place,
+            assembly=self._assembly,
+            wiring=self._wiring,
+            table=self._endpoints,
+            publications=self._publications,
+            locate=self._locate,
+            status=self._status,
+            pool=self._pool,
+        )
+
+    def _make_probes(self, config: AgentConfig) -> Probes:
+        """Wire what probes the underlay."""
+        return Probes(
+            node=config.node,
+            end=self._end,
+            exchange=self._exchange,
+            rounds=self._rounds,
+            nodes=lambda: self._feed.nodes if self._feed else {},
+            locate=self._locate,
+            status=self._status,
+        )
+
+    def _make_network(self, config: AgentConfig) -> Endpoints:
+        """Wire what stands behind the CNI commands."""
         return Endpoints(
             address=config.address,
-            assembly=assembly,
+            assembly=self._assembly,
             datapath=self._datapath,
             wiring=self._wiring,
             table=self._endpoints,
@@ -236,6 +282,8 @@ class Agent:
             cleanup.push_async_callback(self._controller_channel.close)
             changes = KernelChanges.open()
             cleanup.callback(changes.close)
+            cleanup.callback(self._place.close)
+            cleanup.callback(self._exchange.close)
             await self._http.start()
             cleanup.push_async_callback(self._http.close)
             async with asyncio.TaskGroup() as tasks:
@@ -244,6 +292,7 @@ class Agent:
                 for backlog in (self._publications, self._releases, self._reserve):
                     tasks.create_task(backlog.run(BACKLOG_PAUSE))
                 tasks.create_task(self._reports.run())
+                tasks.create_task(self._probe())
                 if self._enroller is not None:
                     tasks.create_task(self._enroller.run(self._enrolled, ENROL_BACKOFF))
                 tasks.create_task(self._follow())
@@ -296,6 +345,19 @@ class Agent:
             backlog.later()
         self._loop.ask()
 
+    async def _probe(self) -> None:
+        """Probe the underlay; where that is switched off, take away what it needed before."""
+        if self._config.probe_seconds:
+            await self._probes.run(self._config.probe_seconds)
+        await self._status.until_serving()
+        try:
+            await self._end.remove()
+        except ProbeError as error:
+            self._status.problem("probes", str(error))
+
+    def _locate(self, identifier: int) -> tuple[int, Generation] | None:
+        return self._table.locate(identifier) if self._table else None
+
     async def _serve(self) -> None:
         """Serve CNI from the start: until the node is ready every ADD is told to come again."""
         log.info("node %s serves CNI on %s", self._config.node, self._config.runtime_directory / "cni.sock")
@@ -330,7 +392,9 @@ class Agent:
                     else None,
                 }
                 for endpoint in self._endpoints.wired()
+                if endpoint.is_pod
             },
+            "probes": self._probes.describe() if self._config.probe_seconds else None,
             "problems": dict(self._status.problems),
         }
 

@@ -28,6 +28,7 @@ from agent.releases import Releases
 from agent.reserve import Reserve
 from cni.plugin import AddRequest
 from cni.spec import AskedWrongly, CniError, Code, TryAgain
+from ila.address import Identifier
 from ila.mapping import Generation
 
 log = logging.getLogger("ilanet.assembly")
@@ -75,9 +76,19 @@ class Assembly:
         self._wire_pool = wire_pool
 
     async def build(
-        self, request: AddRequest, *, pod: Pod, name: str, mtu: int, registration: Registration
+        self,
+        request: AddRequest,
+        *,
+        pod: Pod,
+        name: str,
+        mtu: int,
+        registration: Registration,
+        identifier: Identifier | None = None,
     ) -> Endpoint:
-        """Attach a pod; CniError, or a cancellation, leaves nothing behind."""
+        """Attach a pod; CniError, or a cancellation, leaves nothing behind.
+
+        `identifier` is the one that it must have, if any, and that nobody else can.
+        """
         started = time.perf_counter()
         blank = Endpoint(
             container_id=request.container_id,
@@ -93,7 +104,7 @@ class Assembly:
             state=State.RELEASING,
         )
         async with AsyncExitStack() as undo:
-            endpoint = await self._build(undo, blank, registration, request.netns_fd)
+            endpoint = await self._build(undo, blank, registration, request.netns_fd, identifier)
             undo.pop_all()
         self._timings.observe("add", "total", time.perf_counter() - started)
         return endpoint
@@ -109,10 +120,18 @@ class Assembly:
         return await self._give_up(endpoint)
 
     async def _build(
-        self, undo: AsyncExitStack, blank: Endpoint, registration: Registration, netns_fd: int
+        self,
+        undo: AsyncExitStack,
+        blank: Endpoint,
+        registration: Registration,
+        netns_fd: int,
+        identifier: Identifier | None,
     ) -> Endpoint:
         with self._timed("assign"):
-            endpoint = self._from_reserve(blank, registration) or await self._from_controller(undo, blank)
+            if identifier is not None:
+                endpoint = replace(blank, identifier=identifier, state=State.UNPUBLISHED)
+            else:
+                endpoint = self._from_reserve(blank, registration) or await self._from_controller(undo, blank)
         undo.push_async_callback(self._give_up, endpoint)
         undo.push_async_callback(self._in_pool, self._wiring.unwire, endpoint.host_name)
         undo.callback(self._close, endpoint)

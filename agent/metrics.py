@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -46,6 +46,7 @@ class AgentCollector(Collector):
         unpublished: Callable[[], int],
         reserve: Callable[[], int],
         nodes: Callable[[], int],
+        probes: Callable[[], Mapping[str, int]],
     ) -> None:
         self._datapath = datapath
         self._status = status
@@ -54,6 +55,7 @@ class AgentCollector(Collector):
         self._unpublished = unpublished
         self._reserve = reserve
         self._nodes = nodes
+        self._probes = probes
 
     def describe(self) -> list[Metric]:
         """Return nothing: what there is to collect is known only at a scrape."""
@@ -75,6 +77,12 @@ class AgentCollector(Collector):
         yield _gauge("ilanet_nodes", "Nodes registered in the domain.", self._nodes())
         yield _gauge("ilanet_serving", "1 if a CNI ADD can be served.", int(self._status.serving))
         yield _gauge("ilanet_mappings_complete", "1 after a whole snapshot.", int(self._status.mappings_complete))
+        probes = GaugeMetricFamily(
+            "ilanet_probe_nodes", "Other nodes, by what probes of the underlay towards them found.", labels=("found",)
+        )
+        for found, count in self._probes().items():
+            probes.add_metric((found,), count)
+        yield probes
         problems = GaugeMetricFamily("ilanet_problem", "1 for each thing that is wrong now.", labels=("what",))
         for what in self._status.problems:
             problems.add_metric((what,), 1)

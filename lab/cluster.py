@@ -258,6 +258,7 @@ class Cluster:
             "cni_config": str(self.conflist(host)),
             "cni_plugins": str(self.directory / "plugins"),
             "cni_chain": [],
+            "probe_seconds": 0,  # ledgers of tests count a host's endpoints and owners: whoever tests probes says so
             "http": f"[::]:{METRICS_PORT}",
             **self._agent_settings,
             **settings,

@@ -210,7 +210,7 @@ class FakeController(Failing):
         self.holders[str(pod)] = (identifier, container_id)
         self.revision += 1
         self._answer("assign")
-        return Assigned(identifier=identifier, generation=Generation(1, self.revision), owner="")
+        return Assigned(identifier=identifier, generation=Generation(1, self.revision), owner=pod.owner_name)
 
     async def report(self, *, version: str, serving: bool, problems: Mapping[str, str], owners: Iterable[str]) -> None:
         self.called("report")

@@ -54,7 +54,7 @@ class Pod:
     @property
     def keeps(self) -> bool:
         """Whether the identifier outlives the pod."""
-        return not self.owner.startswith("uid/")
+        return not self.owner.startswith(("uid/", "node/"))
 
     def __str__(self) -> str:
         """Return the name that logs use."""
@@ -90,6 +90,11 @@ class Endpoint:
     """Plugins after ours work on its packets in the host's stack."""
 
     state: State
+
+    @property
+    def is_pod(self) -> bool:
+        """Whether a runtime has made it: not so of this node's own end of probes."""
+        return not self.pod.owner.startswith("node/")
 
     @property
     def attached(self) -> bool:

@@ -27,6 +27,20 @@ def enter(descriptor: int) -> None:
         raise NetworkError(f"descriptor {descriptor} is no network namespace to enter: {os.strerror(number)}")
 
 
+def new_namespace() -> int:
+    """Return a descriptor of a new network namespace, which lasts as long as something holds it; NetworkError."""
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if _libc.unshare(_CLONE_NEWNET):
+            raise NetworkError(f"no new network namespace: {os.strerror(ctypes.get_errno())}")
+        try:
+            return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        finally:
+            _come_back(home)
+    finally:
+        os.close(home)
+
+
 def in_namespace(descriptor: int, work: Callable[[], T]) -> T:
     """Return what `work` returns, or raise what it raises, run in a network namespace; the caller's thread goes there.
 

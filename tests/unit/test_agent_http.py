@@ -55,6 +55,7 @@ async def served() -> AsyncIterator[Served]:
         unpublished=lambda: 1,
         reserve=lambda: 64,
         nodes=lambda: 3,
+        probes=lambda: {"well": 2, "source": 1},
     )
     registry.register(collector)
     server = HttpServer(
@@ -88,6 +89,7 @@ async def test_metrics_are_what_prometheus_reads(served: Served) -> None:
     assert metrics["ilanet_problem,etcd"] == 1
     assert metrics["ilanet_endpoints"] == 2
     assert metrics["ilanet_nodes"] == 3
+    assert (metrics["ilanet_probe_nodes,well"], metrics["ilanet_probe_nodes,source"]) == (2, 1)
     assert metrics["ilanet_serving"] == 0
     assert metrics["ilanet_cni_step_seconds_count,add,wire"] == 1
 

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network namespace of the agent's own end of probes; implements core.probes.Place."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+
+from agent.core.network import NetworkError
+from agent.kernel.namespace import in_namespace, new_namespace
+
+
+class ProbeNamespace:
+    """Held by this process and its sockets alone: it ends with the agent, and its links with it.
+
+    A name for it would be a mount, which in a container ends with the container too, and elsewhere would be one
+    more thing to clean up; nobody answers probes while no agent runs.
+    """
+
+    def __init__(self) -> None:
+        self._descriptor: int | None = None
+
+    @property
+    def descriptor(self) -> int:
+        """The namespace, made the first time that it is asked for."""
+        if self._descriptor is None:
+            self._descriptor = new_namespace()
+        return self._descriptor
+
+    def datagrams(self, port: int) -> socket.socket:
+        """Return a UDP socket on a port of every address."""
+        return self._made(socket.SOCK_DGRAM, lambda made: made.bind(("::", port)))
+
+    def listener(self, port: int) -> socket.socket:
+        """Return a TCP socket that listens on it."""
+
+        def set_up(made: socket.socket) -> None:
+            made.bind(("::", port))
+            made.listen()
+
+        return self._made(socket.SOCK_STREAM, set_up)
+
+    def stream(self) -> socket.socket:
+        """Return a TCP socket to connect by."""
+        return self._made(socket.SOCK_STREAM, lambda _: None)
+
+    def close(self) -> None:
+        """Let go of the namespace; it ends once its sockets are closed too."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _made(self, kind: socket.SocketKind, set_up: Callable[[socket.socket], None]) -> socket.socket:
+        try:
+            made = in_namespace(self.descriptor, lambda: socket.socket(socket.AF_INET6, kind))
+            try:
+                made.setblocking(False)  # noqa: FBT003 - its own signature
+                set_up(made)
+            except BaseException:
+                made.close()
+                raise
+        except OSError as error:
+            raise NetworkError(f"no socket for probes: {error}") from error
+        return made
