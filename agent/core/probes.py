@@ -156,8 +156,8 @@ def judge(peer: Peer, outcome: Outcome, *, sir_prefix: SirPrefix, mtu: int) -> F
             return Finding(
                 Kind.STATE,
                 f"UDP passes to {name} and back, TCP does not: a filter between the nodes follows connections (ct "
-                "state invalid drop, a stateful firewall or security group), but on the wire the two directions of one have "
-                "different addresses: let everything between nodes pass there, untracked",
+                "state invalid drop, a stateful firewall, a security group), but on the wire the two directions of one "
+                "have different addresses: let everything between nodes pass there, untracked",
             )
         if not outcome.whole:
             return Finding(
