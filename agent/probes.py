@@ -45,6 +45,7 @@ class Probes:
 
     async def run(self, period: float) -> None:
         """Probe for ever; `period` is in seconds."""
+        await self._status.until_serving()
         while True:
             await self.step(time.monotonic())
             await asyncio.sleep(period / PARTS)
