@@ -115,6 +115,7 @@ _ADVICE = {
     "publication": "other nodes do not reach these pods yet; see the controllers and etcd",
     "release": "addresses of deleted pods stay taken meanwhile; see the controllers",
     "report": "see the controllers",
+    "underlay": "docs/operator.md, 'What the underlay must do', has a table by cloud",
     "plugin": "put that plugin's executable into the node's /opt/cni/bin, or take it out of cni_chain in agent.toml",
 }
 """What to do about a problem that an agent has, by its first word."""
