@@ -101,6 +101,8 @@ class ProbeExchange:
             return
         with contextlib.ExitStack() as undo:
             try:
+                await uninterrupted(self._pool, self._place.admit, ())
+                self._peers = {}
                 self._node = await self._listen(undo, self._control_socket(), self._at_node)
                 end = await uninterrupted(self._pool, self._place.datagrams, self._port)
                 self._end = await self._listen(undo, end, self._at_end)
@@ -118,13 +120,18 @@ class ProbeExchange:
             self._opened.close()
             self._opened = None
 
-    def meet(self, peers: Mapping[str, Peer], *, ready: bool) -> None:
-        """Hear who may ask and be asked, and whether this node's end of probes is attached."""
+    async def meet(self, peers: Mapping[str, Peer], *, ready: bool) -> None:
+        """Hear who may ask and be asked, and whether this node's end of probes is attached; ProbeError."""
         self._ready = ready
-        if peers != self._peers:
-            self._peers = dict(peers)
-            self._ends = {peer.end: peer for peer in peers.values()}
-            self._nodes = {peer.address: peer for peer in peers.values()}
+        if peers == self._peers:
+            return
+        ends = {peer.end: peer for peer in peers.values()}
+        nodes = {peer.address: peer for peer in peers.values()}
+        try:
+            await uninterrupted(self._pool, self._place.admit, ends.keys() | nodes.keys())
+        except NetworkError as error:
+            raise ProbeError(str(error)) from error
+        self._peers, self._ends, self._nodes = dict(peers), ends, nodes
 
     async def probe(self, peer: Peer, *, mtu: int) -> Outcome:
         """Return what comes back from a node; takes some seconds if something does not."""

@@ -59,7 +59,7 @@ class Probes:
             await self._exchange.open()
             attached = await self._end.attach()
             peers = self._peers(registration)
-            self._exchange.meet(peers, ready=attached is not None)
+            await self._exchange.meet(peers, ready=attached is not None)
             if attached is not None:
                 reachable = {name for name, peer in peers.items() if self._is_located(peer)}
                 due = self._rounds.due(reachable, now)

@@ -24,6 +24,7 @@ nodes, and bulk decoding keeps what it has decoded.  Bulk calls work on 64-bit i
 from __future__ import annotations
 
 import enum
+import functools
 import hashlib
 import ipaddress
 import json
@@ -180,6 +181,7 @@ def checked_container(name: str) -> str:
     return name
 
 
+@functools.lru_cache(maxsize=1 << 14)
 def probe_identifier(node: str) -> Identifier:
     """Return the identifier of a node's own end of probes (owner node/<name>): derived, so everybody knows it.
 

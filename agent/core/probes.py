@@ -13,7 +13,7 @@ import enum
 import ipaddress
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -226,6 +226,9 @@ class Place(Protocol):
     def descriptor(self) -> int:
         """The namespace, made the first time that it is asked for."""
 
+    def admit(self, sources: Collection[ipaddress.IPv6Address]) -> None:
+        """Let in what these addresses send, and ICMPv6: whoever else knows the address must not keep the agent busy."""
+
     def datagrams(self, port: int) -> socket.socket:
         """Return a UDP socket on a port of every address there is or will be, which does not block."""
 
@@ -249,8 +252,8 @@ class Exchange(Protocol):
     async def open(self) -> None:
         """Open what is not open; ProbeError."""
 
-    def meet(self, peers: Mapping[str, Peer], *, ready: bool) -> None:
-        """Hear who may ask and be asked, and whether this node's end of probes is attached."""
+    async def meet(self, peers: Mapping[str, Peer], *, ready: bool) -> None:
+        """Hear who may ask and be asked, and whether this node's end of probes is attached; ProbeError."""
 
     async def probe(self, peer: Peer, *, mtu: int) -> Outcome:
         """Return what comes back from a node; takes some seconds if something does not."""

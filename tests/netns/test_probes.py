@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,12 +15,13 @@ from typing import Any
 import pytest
 
 from agent.core.network import host_name
+from agent.core.probes import Message, Say
 from ila.address import Identifier
 from ila.mapping import OwnerName, mapping_key, owner_key, probe_identifier
 from lab.cluster import Cluster
 from lab.fabric import Host, Shape
 from lab.namespace import run
-from tests.netns.conftest import ping
+from tests.netns.conftest import connect, inside, ping
 
 PERIOD = 3.0
 """Seconds between two rounds of the agents here."""
@@ -270,6 +272,26 @@ def stored(cluster: Cluster, host: Host) -> set[str]:
     where = cluster.etcd.ctl("get", "--print-value-only", mapping_key(Identifier.parse(identifier)).decode())
     assert json.loads(where)["locator"] == str(host.locator)
     return {identifier}
+
+
+def test_pods_do_not_reach_an_end(routed: Cluster) -> None:
+    """They may know its address, and it answers pings; neither port lets them in, so no pod keeps an agent busy."""
+    pod = routed.pod("stranger", routed.hosts[0])
+    end = str(routed.domain.sir_prefix.address(probe_identifier("host2")))
+    try:
+        ping(pod.namespace, end)
+        with pytest.raises(TimeoutError):
+            connect(pod.namespace, end, 7444, timeout=1)
+        question = Message(say=Say.ASK_END, token=1).pack()
+        with inside(pod.namespace, lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)) as asks:
+            asks.settimeout(1)
+            asks.sendto(question, (end, 7444))
+            with pytest.raises(TimeoutError):
+                asks.recv(100)
+    finally:
+        pod.delete()
+        pod.namespace.close()
+    assert all_well(probes(routed))
 
 
 def test_who_does_not_probe_has_no_end(routed: Cluster) -> None:

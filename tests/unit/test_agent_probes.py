@@ -195,7 +195,7 @@ class FakeExchange:
         if self.error:
             raise ProbeError(self.error)
 
-    def meet(self, peers: Mapping[str, Peer], *, ready: bool) -> None:
+    async def meet(self, peers: Mapping[str, Peer], *, ready: bool) -> None:
         self.peers, self.ready = peers, ready
 
     async def probe(self, peer: Peer, *, mtu: int) -> Outcome:
