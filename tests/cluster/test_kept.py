@@ -14,7 +14,7 @@ pytestmark = pytest.mark.timeout(300)
 
 
 def test_comes_back_on_another_node_with_its_address(kube: Kubectl) -> None:
-    """Deleted while its node takes no pods: the pod of its name has its address elsewhere, and its peers reach it, by its names too."""
+    """Deleted while its node takes no pods: it has its address elsewhere, where peers reach it, by its names too."""
     headless = service("db", clusterIP="None")
     kube.apply(stateful_set("db", 1), headless, deployment("web", replicas=len(kube.get("nodes")["items"])))
     (before,) = kube.ready("db", 1)
