@@ -21,6 +21,9 @@ from agent.pool import uninterrupted
 NAME = "ilanet"
 """Of the executable among the plugins, and of the plugin in the configuration."""
 
+_CONFIGURATIONS = (".conf", ".conflist", ".json")
+"""How files end that a runtime reads (libcni, ConfFiles)."""
+
 
 class Conflist:
     """The file, and the plugins that it can name on this node."""
@@ -53,7 +56,24 @@ class Conflist:
     def _write(self) -> None:
         if self._executable is not None:
             _put(self._plugins / NAME, self._executable.read_bytes(), mode=0o755)
+        self._look_for_others()
         _put(self._path, render([name for name in self._chain if self._works(name)]), mode=0o644)
+
+    def _look_for_others(self) -> None:
+        """Say whether the runtime uses another network than ours: of all files it takes the first by its name.
+
+        What others put there is theirs: it stays.
+        """
+        others = [path for path in self._path.parent.glob("*") if path.suffix in _CONFIGURATIONS]
+        first = min([*others, self._path], key=lambda path: path.name)
+        if first == self._path:
+            self._status.well("runtime")
+        else:
+            self._status.problem(
+                "runtime",
+                f"{first} comes before {self._path.name}, so the runtime gives pods that network and not ilanet's: "
+                "remove it, or what writes it, to change over",
+            )
 
     def _works(self, name: str) -> bool:
         """Tell whether a plugin works here; one that does not would fail every pod, so it is left out, and said so."""

@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from controller.clearing import Clearing
 from controller.config import ControllerConfig, KubernetesConfig
 from controller.core.decision import Refused
 from controller.core.kubernetes import KubernetesError
+from controller.core.nodes import check_services
 from controller.reports import Reports
 from controller.rules import Rules, TrustingRules
 from controller.server import ControllerServer, ServerCertificates
@@ -95,6 +97,7 @@ class Controller:
         from controller.cluster import ClusterSide  # noqa: PLC0415
         from controller.kube import KubernetesApi  # noqa: PLC0415
 
+        check_services(self._config.domain, os.environ.get("KUBERNETES_SERVICE_HOST", ""))
         api = await KubernetesApi.connect(settings.kubeconfig)
         stack.push_async_callback(api.close)
         cluster = ClusterSide(

@@ -10,6 +10,7 @@ from controller.core.decision import Reason, Refused
 from controller.core.kubernetes import NodeFacts
 from controller.core.registration import Registration
 from ila.address import Locator
+from ila.domain import Domain
 
 
 def checked(request: Registration, node: NodeFacts | None, *, by_pod_cidr: bool) -> Registration:
@@ -33,6 +34,23 @@ def checked(request: Registration, node: NodeFacts | None, *, by_pod_cidr: bool)
             Reason.MALFORMED, f"node {request.node!r} declares locator {request.declared}, but its podCIDR is {locator}"
         )
     return replace(request, declared=locator)
+
+
+def check_services(domain: Domain, service: str) -> None:
+    """Refuse a domain that holds the address of a Service, which is as good as the whole range of Services."""
+    try:
+        address = ipaddress.IPv6Address(service)
+    except ValueError:
+        return  # Services of IPv4 come first in this cluster
+    for what, network in (
+        ("SIR prefix", domain.sir_prefix.network),
+        *(("locator space", space) for space in domain.locator_space),
+    ):
+        if address in network:
+            raise Refused(
+                Reason.MISCONFIGURED,
+                f"{what} {network} overlaps with the range of Services: {address} is the API server's; choose another",
+            )
 
 
 def pod_cidr(node: NodeFacts) -> Locator:

@@ -146,6 +146,24 @@ async def test_it_is_removed_on_uninstall(node: Node) -> None:
     assert list(node.path.parent.iterdir()) == []
 
 
+async def test_another_network_that_comes_first_is_a_problem(node: Node) -> None:
+    """It is left alone; one that comes after ours, or is no configuration, does not matter."""
+    node.serve()
+    node.path.parent.mkdir()
+    for name in ("20-other.conflist", "05-note.txt"):
+        (node.path.parent / name).write_text("{}")
+    await node.conflist().step()
+    assert "runtime" not in node.status.problems
+    first = node.path.parent / "05-other.conf"
+    first.write_text("{}")
+    await node.conflist().step()
+    assert "05-other.conf comes before 10-ilanet.conflist" in node.status.problems["runtime"]
+    assert (first.read_text(), node.path.exists()) == ("{}", True)
+    first.unlink()
+    await node.conflist().step()
+    assert "runtime" not in node.status.problems
+
+
 async def test_the_executable_is_put_among_the_plugins(node: Node, tmp_path_factory: pytest.TempPathFactory) -> None:
     """By renaming, again when it is another, and taken away on uninstall; that of somebody else stays."""
     image = tmp_path_factory.mktemp("image") / "shim"

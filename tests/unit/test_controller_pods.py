@@ -15,6 +15,7 @@ from controller.core.kubernetes import parse_node, parse_review
 from controller.core.pods import ASK_FIRST, Pods, judge, parse_pod, wanted_address
 from controller.core.registration import Registration
 from ila.address import Locator
+from ila.domain import Domain
 from ila.mapping import Generation
 from tests.fakes_kubernetes import node, of_set, pod
 
@@ -121,6 +122,26 @@ def test_pod_cidrs_that_are_no_locator(cidrs: list[str], reason: str) -> None:
     """The refusal says what to do."""
     with pytest.raises(Refused, match=reason):
         nodes.checked(ONE, parse_node(node("n1", podCIDRs=cidrs)), by_pod_cidr=True)
+
+
+@pytest.mark.parametrize(
+    ("service", "reason"),
+    [
+        ("fd00:10:244::1", "SIR prefix fd00:10:244::/64 overlaps with the range of Services: fd00:10:244::1"),
+        ("fd00:c0de:0:96::1", "locator space fd00:c0de::/48 overlaps"),
+        ("fd00:10:96::1", ""),
+        ("10.96.0.1", ""),
+        ("", ""),
+    ],
+)
+def test_prefixes_must_not_hold_services(service: str, reason: str) -> None:
+    """Before anything is given to anybody."""
+    domain = Domain.parse(sir_prefix="fd00:10:244::/64", locator_space=["fd00:c0de::/48"], checksum_mode="neutral-map")
+    if not reason:
+        nodes.check_services(domain, service)
+        return
+    with pytest.raises(Refused, match=reason):
+        nodes.check_services(domain, service)
 
 
 def test_a_pod_cidr_is_the_locator() -> None:
