@@ -50,6 +50,7 @@ class Cluster:
         etcd_members: int = 1,
         domain: Domain = DOMAIN,
         mtu: int = 1500,
+        announced: bool = False,
         agent_settings: Mapping[str, object] | None = None,
         durable: Path | None = None,
         etcd_options: Sequence[str] = (),
@@ -59,6 +60,7 @@ class Cluster:
     ) -> None:
         """Take the shape of it; `agent_settings` go into every agent's settings, `say` hears of each step.
 
+        announced: the underlay's router has no routes to locators and the SIR prefix but those that hosts announce.
         etcd_members: one on each of so many hosts.
         durable: a folder, removed by close(), where etcd and agents keep what must survive; given one, etcd writes
         through to the disk (fsync), as it does outside of tests.  etcd_options: words of etcd's command line.
@@ -68,7 +70,7 @@ class Cluster:
         self.name = name
         self.directory = STATE / name
         self.domain = domain
-        self.fabric = Fabric(prefix=name, shape=shape, domain=domain, mtu=mtu)
+        self.fabric = Fabric(prefix=name, shape=shape, domain=domain, mtu=mtu, announced=announced)
         self.agents: dict[str, Process] = {}
         self.controllers: list[Process] = []
         self.pods: dict[str, Pod] = {}

@@ -52,11 +52,13 @@ class Host:
 class Fabric:
     """The joining namespace and its hosts; close() removes all of it."""
 
-    def __init__(self, *, prefix: str, shape: Shape, domain: Domain, mtu: int = 1500) -> None:
+    def __init__(self, *, prefix: str, shape: Shape, domain: Domain, mtu: int = 1500, announced: bool = False) -> None:
+        """Take the shape; announced: the router has no routes of its own, hosts tell it what is behind them."""
         self.prefix = prefix
         self.shape = shape
         self.domain = domain
         self.mtu = mtu
+        self._announced = announced
         self.hosts: list[Host] = []
         self.router = Namespace(f"{prefix}-fabric")
 
@@ -130,6 +132,8 @@ class Fabric:
         """Give the router its address and routes on a host's link; the first host gets the SIR prefix."""
         port = f"h{host.number}"
         self.router.ip("addr", "replace", f"{host.gateway}/64", "dev", port, "nodad")
+        if self._announced:
+            return
         prefixes = [str(host.locator)] + [str(self.domain.sir_prefix)] * (host.number == 1)
         for prefix in prefixes:
             self.router.ip("route", "replace", prefix, "via", host.address, "dev", port)
