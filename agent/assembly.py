@@ -117,7 +117,7 @@ class Assembly:
         self._close(endpoint)
         await self._in_pool(self._wiring.unwire, endpoint.host_name)
         log.info("removed %s from %s", endpoint.pod, endpoint.host_name)
-        return await self._give_up(endpoint)
+        return await self.give_up(endpoint)
 
     async def _build(
         self,
@@ -132,7 +132,7 @@ class Assembly:
                 endpoint = replace(blank, identifier=identifier, state=State.UNPUBLISHED)
             else:
                 endpoint = self._from_reserve(blank, registration) or await self._from_controller(undo, blank)
-        undo.push_async_callback(self._give_up, endpoint)
+        undo.push_async_callback(self.give_up, endpoint)
         undo.push_async_callback(self._in_pool, self._wiring.unwire, endpoint.host_name)
         undo.callback(self._close, endpoint)
         recording = asyncio.ensure_future(self._record(endpoint))
@@ -208,7 +208,7 @@ class Assembly:
             message = f"pod {endpoint.pod} gets no way through the datapath"
             raise CniError(Code.IO_FAILURE, message, str(error)) from error
 
-    async def _give_up(self, endpoint: Endpoint) -> bool:
+    async def give_up(self, endpoint: Endpoint) -> bool:
         """Turn an identifier back, now or, if the controller is away, later; return whether the disk knows.
 
         One that no record names was never used: it is free again at once.
@@ -221,7 +221,7 @@ class Assembly:
             await self._table.save(releasing)
         except OSError as error:
             log.warning("the record of %s cannot say that it is gone: %s", endpoint.pod, error)
-            self._table.remember(releasing)
+            self._table.remember(releasing, on_disk=False)
             return False
         finally:
             self._releases.later()

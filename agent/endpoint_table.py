@@ -26,6 +26,7 @@ class EndpointTable:
         self._records = records
         self._pool = pool
         self._endpoints: dict[str, Endpoint] = {}
+        self._not_on_disk: set[str] = set()
         self._groups: defaultdict[str, dict[str, Endpoint]] = defaultdict(dict)
         """The same by owner and by container: an ADD looks at few, however many pods there are."""
 
@@ -108,10 +109,16 @@ class EndpointTable:
         await uninterrupted(self._pool, self._records.save, endpoint.host_name, endpoint.to_json())
         self.remember(endpoint)
 
-    def remember(self, endpoint: Endpoint) -> None:
+    def is_on_disk(self, name: str) -> bool:
+        """Tell whether the disk says the same of a host link: after a restart nothing else is known."""
+        return name not in self._not_on_disk
+
+    def remember(self, endpoint: Endpoint, *, on_disk: bool = True) -> None:
         """Note what the disk says already, or what it could not take: true until the agent ends."""
         self._forget(endpoint.host_name)
         self._endpoints[endpoint.host_name] = endpoint
+        if not on_disk:
+            self._not_on_disk.add(endpoint.host_name)
         for group in _groups(endpoint):
             self._groups[group][endpoint.host_name] = endpoint
 
@@ -122,6 +129,7 @@ class EndpointTable:
             self._forget(endpoint.host_name)
 
     def _forget(self, name: str) -> None:
+        self._not_on_disk.discard(name)
         endpoint = self._endpoints.pop(name, None)
         if endpoint is None:
             return

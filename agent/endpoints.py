@@ -112,6 +112,8 @@ class Endpoints:
                     return
                 if endpoint.attached:
                     recorded = await self._assembly.take_apart(endpoint)
+                elif not self._table.is_on_disk(name):
+                    recorded = await self._assembly.give_up(endpoint)
             except (NetworkError, DatapathError) as error:
                 raise _not_detached(request, str(error)) from error
             await self._release(self._table.get(name) or endpoint, request, recorded=recorded)

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agent.core.endpoint import State
@@ -269,6 +269,13 @@ async def history(machine: Node, steps: list[tuple[object, ...]]) -> None:
 
 
 @given(st.lists(acts, max_size=25))
+@example(
+    [
+        ("add", ("b", 1)),
+        *(("disk", "save"), ("disk", "remove"), ("delete", ("b", 1))),
+        *(("down",), ("delete", ("b", 1))),
+    ]
+)
 @settings(max_examples=300, deadline=None)
 def test_whatever_happens_none_is_lost_and_none_used_twice(steps: list[tuple[object, ...]]) -> None:
     """Kills, outages, lost answers and full disks: in the end etcd holds what pods have, and the reserve is full."""
