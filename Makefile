@@ -132,7 +132,7 @@ check: system go ## lint, types, import contracts, generated files, C layout, ma
 	$(MAKE) --no-print-directory check-deploy
 
 .PHONY: check-deploy
-check-deploy: system go ## manifests and chart: one renders as the other, policy, schemas; builds kubectl and Helm once
+check-deploy: system go build/cri/cri_pb2.py ## manifests and chart: one renders as the other, policy, schemas; builds kubectl and Helm once
 	@$(PY) -m lab.kubernetes renderers
 	$(PY) -m pytest -q tests/deploy
 
