@@ -452,7 +452,7 @@ def main() -> int:
     set_up("text")
     try:
         config = read(AgentConfig, arguments.config)
-        set_up(config.log)
+        set_up(config.log, node=config.node)
         if arguments.uninstall:
             _uninstall(config)
         else:

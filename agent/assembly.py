@@ -116,7 +116,7 @@ class Assembly:
         """
         self._close(endpoint)
         await self._in_pool(self._wiring.unwire, endpoint.host_name)
-        log.info("removed %s from %s", endpoint.pod, endpoint.host_name)
+        log.info("removed %s from %s", endpoint.pod, endpoint.host_name, extra={"pod": str(endpoint.pod)})
         return await self.give_up(endpoint)
 
     async def _build(
@@ -220,7 +220,9 @@ class Assembly:
         try:
             await self._table.save(releasing)
         except OSError as error:
-            log.warning("the record of %s cannot say that it is gone: %s", endpoint.pod, error)
+            log.warning(
+                "the record of %s cannot say that it is gone: %s", endpoint.pod, error, extra={"pod": str(endpoint.pod)}
+            )
             self._table.remember(releasing, on_disk=False)
             return False
         finally:

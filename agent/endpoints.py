@@ -127,7 +127,9 @@ class Endpoints:
             reason = str(error) or "no answer in time"
             if not recorded:
                 raise _not_detached(request, reason) from error
-            log.warning("release of %s goes on in the background: %s", endpoint.pod, reason)
+            log.warning(
+                "release of %s goes on in the background: %s", endpoint.pod, reason, extra={"pod": str(endpoint.pod)}
+            )
             self._releases.later()
 
     async def check(self, request: CheckRequest) -> Attachment:
@@ -166,7 +168,12 @@ class Endpoints:
                 endpoint = self._table.get(listed.host_name)
                 if endpoint is None or not endpoint.attached or self._adds.get(listed.host_name) != adds:
                     continue
-                log.warning("%s of container %s is no longer the runtime's", endpoint.pod, endpoint.container_id)
+                log.warning(
+                    "%s of container %s is no longer the runtime's",
+                    endpoint.pod,
+                    endpoint.container_id,
+                    extra={"pod": str(endpoint.pod)},
+                )
                 try:
                     await self._assembly.take_apart(endpoint)
                     self._adds.pop(endpoint.host_name, None)
@@ -216,7 +223,7 @@ class Endpoints:
         try:
             await self._in_pool(self._wiring.check, pod_link(endpoint, registration, self._address), netns_fd)
         except NetworkError as error:
-            log.warning("pod %s is made anew: %s", endpoint.pod, error)
+            log.warning("pod %s is made anew: %s", endpoint.pod, error, extra={"pod": str(endpoint.pod)})
             return False
         return True
 
@@ -241,4 +248,4 @@ def _not_detached(request: DelRequest, reason: str) -> TryAgain:
 
 def _log_added(endpoint: Endpoint, registration: Registration) -> None:
     address = registration.domain.sir_prefix.address(endpoint.identifier)
-    log.info("added %s as %s on %s", endpoint.pod, address, endpoint.host_name)
+    log.info("added %s as %s on %s", endpoint.pod, address, endpoint.host_name, extra={"pod": str(endpoint.pod)})

@@ -44,7 +44,7 @@ class Releases(Backlog):
                 pod=endpoint.pod, container_id=endpoint.container_id, identifier=endpoint.identifier
             )
         except Refused as refusal:
-            log.warning("release of %s was refused: %s", endpoint.pod, refusal)
+            log.warning("release of %s was refused: %s", endpoint.pod, refusal, extra={"pod": str(endpoint.pod)})
         await self._forget(endpoint.identifier)
         await self._table.remove(endpoint)
 

@@ -120,8 +120,10 @@ class ControllerServer(ControllerServicer):
                 wanted=self._identifier(grant.wanted),
             )
         except Refused as error:
+            log.warning("refused: %s", error, extra=_about(node, request.pod))
             self._rules.refused(node, request.pod, error)
             raise
+        log.info("identifier=%s is held", assigned.identifier, extra=_about(node, request.pod))
         return pb.AssignReply(
             identifier=assigned.identifier.value,
             sir_address=str(self._domain.sir_prefix.address(assigned.identifier)),
@@ -171,6 +173,11 @@ class ControllerServer(ControllerServicer):
         if names != [NODE + node]:
             raise Refused(Reason.NOT_YOURS, f"the certificate of {', '.join(names)!r} may not act for node {node!r}")
         return node
+
+
+def _about(node: str, pod: pb.Pod) -> dict[str, str]:
+    """Return what a log line is about."""
+    return {"node": node, "pod": f"{pod.namespace}/{pod.name}" if pod.name else pod.uid}
 
 
 def _port(number: int) -> int:

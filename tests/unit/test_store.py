@@ -70,3 +70,13 @@ def test_json_log_lines() -> None:
     line = json.loads(JsonLines().format(record))
     assert (line["level"], line["logger"], line["message"]) == ("error", "a.b", "did it")
     assert "ValueError: wrong" in line["traceback"]
+
+
+def test_json_log_lines_say_what_they_are_about() -> None:
+    """Node and pod have fields of their own where there is one."""
+    record = logging.LogRecord("a", logging.INFO, "", 0, "added", (), None)
+    assert {"node", "pod"}.isdisjoint(json.loads(JsonLines().format(record)))
+    assert json.loads(JsonLines(node="n1").format(record))["node"] == "n1"
+    record.pod, record.node = "ns/web", "n2"
+    line = json.loads(JsonLines(node="n1").format(record))
+    assert (line["node"], line["pod"]) == ("n2", "ns/web")
