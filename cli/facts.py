@@ -7,7 +7,7 @@ Everything is parsed here once; ValueError, KeyError or TypeError say that a tre
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Self, TypeVar
 
@@ -69,6 +69,9 @@ class Pod:
     crashed: str = ""
     """The container that has failed and does not run now."""
 
+    starting: bool = False
+    """It is on a node, and no container of it has run yet: Events say what it waits for."""
+
     @classmethod
     def parse(cls, tree: Tree) -> Self:
         """Return the pod of a tree."""
@@ -85,11 +88,23 @@ class Pod:
             restarts=sum(one.get("restartCount", 0) for one in [*status.get("initContainerStatuses", []), *main]),
             trouble="" if ready else _trouble(status, conditions),
             crashed=next((one["name"] for one in _containers(status) if _has_ended(one.get("state", {}))), ""),
+            starting=any(_waits_for_node(one.get("state", {})) for one in _containers(status)),
         )
 
 
 def _containers(status: Tree) -> list[Tree]:
     return [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+
+
+def _waits_for_node(state: Tree) -> bool:
+    return (state.get("waiting") or {}).get("reason") in ("ContainerCreating", "PodInitializing")
+
+
+def last_warning(events: Sequence[Tree]) -> str:
+    """Return what the newest of a pod's Events that warn says; '' if none does."""
+    warnings = [one for one in events if one.get("type") == "Warning" and one.get("message")]
+    newest = max(warnings, key=lambda one: str(one.get("lastTimestamp") or one.get("eventTime") or ""), default=None)
+    return "" if newest is None else f"{newest.get('reason', '')}: {newest['message']}"
 
 
 _CRASHES = "CrashLoopBackOff"

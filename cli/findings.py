@@ -94,6 +94,8 @@ def _agents(facts: Facts) -> Iterator[Finding]:
 
 
 def _why_silent(facts: Facts, pod: Pod, why: str) -> str:
+    if "FailedMount" in why and "secret" in why:
+        return f"make that Secret in {facts.namespace}: deploy/README.md, 'Each in a sentence', says what is in it"
     if "forbidden" in why:
         return f"kubectl create role ilanet-status -n {facts.namespace} --verb=get --resource=pods/proxy, bound to you"
     if not pod.running:

@@ -10,7 +10,20 @@ from dataclasses import replace
 from typing import TypeVar
 
 from cli.cluster import Cluster, ClusterError, Refused, Tree, path_of, proxy_path
-from cli.facts import AGENT_PORT, CONTROLLER_PORT, NEVER, Agent, Asked, Controller, Facts, Node, Pod, last_word, newest
+from cli.facts import (
+    AGENT_PORT,
+    CONTROLLER_PORT,
+    NEVER,
+    Agent,
+    Asked,
+    Controller,
+    Facts,
+    Node,
+    Pod,
+    last_warning,
+    last_word,
+    newest,
+)
 
 _AT_ONCE = 32
 """Pods that are asked at the same time: the API server holds a connection for each."""
@@ -78,7 +91,9 @@ class _Asking:
         return tuple(await asyncio.gather(*(self._ask(pod, port, parse) for pod in pods)))
 
     async def explained(self, pod: Pod) -> Pod:
-        """Return a pod that crashes with its container's last word, if that can be had."""
+        """Return a pod that crashes with its container's last word, and one that waits with why, if that can be had."""
+        if pod.starting and not pod.ready:
+            return await self._with_warning(pod)
         if not pod.crashed:
             return pod
         try:
@@ -89,6 +104,16 @@ class _Asking:
         except ClusterError:
             return pod
         return replace(pod, trouble=f"{pod.trouble}; its last word: {word[:_WORD]}" if word else pod.trouble)
+
+    async def _with_warning(self, pod: Pod) -> Pod:
+        try:
+            async with self._room:
+                about = f"involvedObject.name={pod.name}"
+                found = await self._cluster.read(path_of(self._namespace, "events"), fieldSelector=about)
+            word = last_warning(found["items"])
+        except (ClusterError, KeyError, TypeError, AttributeError):
+            return pod
+        return replace(pod, trouble=f"{pod.trouble}; {word[:_WORD]}" if word else pod.trouble)
 
     async def _ask(self, pod: Pod, port: int, parse: Callable[[Tree], T]) -> Asked[T]:
         if not pod.running:

@@ -20,7 +20,7 @@ from controller.clearing import Clearing
 from controller.config import ControllerConfig, KubernetesConfig
 from controller.core.decision import Refused
 from controller.core.kubernetes import KubernetesError
-from controller.core.nodes import check_services
+from controller.core.nodes import addresses_of_services, check_free
 from controller.reports import Reports
 from controller.rules import Rules, TrustingRules
 from controller.server import ControllerServer, ServerCertificates
@@ -78,11 +78,15 @@ class Controller:
             await http.start()
             stack.push_async_callback(http.close)
             async with asyncio.TaskGroup() as tasks:
-                rules: Rules = TrustingRules()
-                if config.kubernetes is not None:
-                    self._cluster = await self._join(config.kubernetes, tasks, stack)
-                    rules = self._cluster.rules
-                await self._answer_agents(rules, stack)
+                try:
+                    rules: Rules = TrustingRules()
+                    if config.kubernetes is not None:
+                        rules = (await self._join(config.kubernetes, tasks, stack)).rules
+                    await self._answer_agents(rules, stack)
+                except Refused as error:
+                    if self._cluster is not None:
+                        await self._cluster.give_up(str(error))
+                    raise
                 if self._cluster is not None:
                     self._cluster.lead(tasks, Clearing(store=self._store, domain=config.domain))
                 try:
@@ -97,16 +101,18 @@ class Controller:
         from controller.cluster import ClusterSide  # noqa: PLC0415
         from controller.kube import KubernetesApi  # noqa: PLC0415
 
-        check_services(self._config.domain, os.environ.get("KUBERNETES_SERVICE_HOST", ""))
         api = await KubernetesApi.connect(settings.kubeconfig)
         stack.push_async_callback(api.close)
-        cluster = ClusterSide(
+        cluster = self._cluster = ClusterSide(
             api=api,
             config=self._config,
             settings=settings,
             reports=self._reports,
             standing=self._standing,
             registry=self._registry,
+        )
+        check_free(
+            self._config.domain, {"this controller's node": str(settings.address), **addresses_of_services(os.environ)}
         )
         await cluster.start(tasks, stack)
         return cluster
@@ -141,7 +147,7 @@ class Controller:
             try:
                 return await service.start()
             except StoreError as error:
-                self._standing.waiting(f"etcd is not ready: {error}")
+                self._standing.waiting(f"{error}; is etcd at {self._channel.name} ([etcd] of controller.toml)?")
                 await asyncio.sleep(_PAUSE)
 
     def _describe(self) -> dict[str, object]:

@@ -53,5 +53,5 @@ async def answered(call: str, node: str, context: Context, standing: Standing, a
             log.exception("%s of node=%s failed", call, node)
             code, message = grpc.StatusCode.INTERNAL, "the controller failed; its log says why"
         ended.outcome = code.name.lower()
-    log.warning("%s of node=%s ended: %s: %s", call, node, code.name, message)
+    log.warning("%s of node=%s ended: %s: %s", call, node, code.name, message, extra={"node": node})
     return await context.abort(code, message)

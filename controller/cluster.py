@@ -163,16 +163,26 @@ class ClusterSide:
                 try:
                     await etcd_users.set_up(channel)
                 except StoreError as error:
-                    self._standing.waiting(f"etcd has no users yet: {error}")
+                    at = channel.name
+                    self._standing.waiting(f"no users yet: {error}; is etcd at {at} ([etcd] of controller.toml)?")
                     await asyncio.sleep(1.0)
                 else:
                     return
         finally:
             await channel.close()
 
+    async def give_up(self, reason: str) -> None:
+        """Say in an Event, at once, why this controller is about to end."""
+        self._events.about_us(self._settings.namespace, self._settings.name, reason="IlanetRefused", message=reason)
+        await self._events.flush()
+
     async def _warn(self) -> None:
-        """Say for ever whether there are policies that nobody enforces."""
+        """Say for ever whether there are policies that nobody enforces, and, in an Event, why agents get no answer."""
+        us, silent = (self._settings.namespace, self._settings.name), ""
         while True:
+            before, silent = silent, self._standing.not_serving()
+            if before and silent:  # a start takes a moment
+                self._events.about_us(*us, reason="IlanetNotServing", message=silent)
             count = 0 if self._settings.policies_enforced else len(self._policies.objects)
             if count:
                 self._standing.problem(

@@ -49,13 +49,20 @@ class Events:
     async def run(self) -> None:
         """Write for ever what was put in."""
         while True:
-            about, reason, message, warning = await self._queue.get()
-            try:
-                await self._kubernetes.event(
-                    about, reason=reason, message=message, warning=warning, reporter=self._reporter
-                )
-            except KubernetesError as error:
-                log.warning("no event %s about %s: %s", reason, about["name"], error)
+            await self._write(*await self._queue.get())
+
+    async def flush(self) -> None:
+        """Write what still waits, before an end."""
+        while not self._queue.empty():
+            await self._write(*self._queue.get_nowait())
+
+    async def _write(self, about: Mapping[str, str], reason: str, message: str, warning: bool) -> None:  # noqa: FBT001
+        try:
+            await self._kubernetes.event(
+                about, reason=reason, message=message, warning=warning, reporter=self._reporter
+            )
+        except KubernetesError as error:
+            log.warning("no event %s about %s: %s", reason, about["name"], error)
 
     def _put(self, about: Mapping[str, str], reason: str, message: str, *, warning: bool) -> None:
         now = time.monotonic()
@@ -64,8 +71,15 @@ class Events:
         if key in self._said:
             return
         self._said[key] = now
-        log.info("event %s about %s: %s", reason, key[0], message)
+        log.info("event %s about %s: %s", reason, key[0], message, extra=_fields(about))
         try:
             self._queue.put_nowait((about, reason, message, warning))
         except asyncio.QueueFull:
             log.warning("event %s about %s is not written: %s events wait already", reason, key[0], _WAITING)
+
+
+def _fields(about: Mapping[str, str]) -> dict[str, str]:
+    """Return what a log line about an object is about (ila/log.py)."""
+    if about["kind"] == "Node":
+        return {"node": about["name"]}
+    return {"pod": f"{about['namespace']}/{about['name']}"}

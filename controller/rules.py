@@ -49,8 +49,8 @@ class Rules(Protocol):
     async def grant(self, node: str, pod: pb.Pod) -> Grant:
         """Return what a pod on a node may have."""
 
-    def refused(self, node: str, pod: pb.Pod, error: Refused) -> None:
-        """Hear that a pod got nothing."""
+    def refused(self, node: str, pod: pb.Pod | None, error: Refused) -> None:
+        """Hear that a pod got nothing; None: that its node did not."""
 
     def is_gone(self, node: str) -> bool:
         """Tell whether a node is known to be there no more."""
@@ -86,7 +86,7 @@ class TrustingRules:
         """Return what the node says."""
         return node_itself(node, pod) or Grant(owner=owner_of(pod), take_over=False)
 
-    def refused(self, node: str, pod: pb.Pod, error: Refused) -> None:
+    def refused(self, node: str, pod: pb.Pod | None, error: Refused) -> None:
         """Tell nobody: the answer and the log say it."""
 
     def is_gone(self, node: str) -> bool:  # noqa: ARG002 - nobody is asked
@@ -142,8 +142,12 @@ class KubernetesRules:
         others = [other for other in self._pods.of_owner(facts.owner) if other.uid != facts.uid and not other.ended]
         return Grant(owner=facts.owner, take_over=not others, wanted=wanted_address(facts))
 
-    def refused(self, node: str, pod: pb.Pod, error: Refused) -> None:
-        """Write an Event about the pod, if it is that node's."""
+    def refused(self, node: str, pod: pb.Pod | None, error: Refused) -> None:
+        """Write an Event about the pod, if it is that node's, or about the node."""
+        if pod is None:
+            if (there := self._nodes.objects.get(("", node))) is not None:
+                self._events.about_node(there, reason="IlanetRefused", message=str(error), warning=True)
+            return
         facts = self._pods.of_uid(pod.uid)
         if facts is not None and facts.node == node:
             self._events.about_pod(facts, reason="IlanetRefused", message=str(error))

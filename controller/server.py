@@ -81,8 +81,12 @@ class ControllerServer(ControllerServicer):
             declared=Locator.parse(request.locator) if request.locator else None,
             highest=Generation(request.highest.epoch, request.highest.revision),
         )
-        allowed = await self._rules.registered(parsed)
-        registered = await self._service.register(allowed, await self._claims(node, request.held))
+        try:
+            allowed = await self._rules.registered(parsed)
+            registered = await self._service.register(allowed, await self._claims(node, request.held))
+        except Refused as error:
+            self._rules.refused(node, None, error)
+            raise
         return pb.RegisterReply(
             locator=str(registered.node.locator),
             sir_prefix=str(self._domain.sir_prefix),
@@ -103,7 +107,10 @@ class ControllerServer(ControllerServicer):
                 if grant.owner != claim.holder.owner:
                     raise Refused(Reason.NOT_YOURS, f"the owner is {grant.owner}")
             except Refused as error:
-                log.warning("claim of node=%s identifier=%s is not taken: %s", node, claim.identifier, error)
+                fields = _about(node, item.pod)
+                log.warning(
+                    "claim of node=%s identifier=%s is not taken: %s", node, claim.identifier, error, extra=fields
+                )
                 continue
             claims.append(claim)
         return claims
@@ -146,6 +153,7 @@ class ControllerServer(ControllerServicer):
         holder = _holder(self._caller(request.node, context), request.pod, request.container_id)
         identifier = Identifier(request.identifier) if request.identifier else None
         await self._service.release(holder, identifier=identifier)
+        log.info("identifier=%s is released", identifier or "as held", extra=_about(holder.node, request.pod))
         return pb.ReleaseReply()
 
     async def _reserve(self, request: pb.ReserveRequest, context: Context) -> pb.ReserveReply:

@@ -23,6 +23,10 @@ _NODE = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _DEVICE = re.compile(r"[^\s/:]{1,15}")
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 
+_NO_SERVICE = (
+    ": there was no such Service when this pod started; make it, which takes a cluster with IPv6, and delete this pod"
+)
+
 T = TypeVar("T")
 
 
@@ -57,7 +61,8 @@ def _filled(value: object, environment: Mapping[str, str]) -> object:
     def variable(match: re.Match[str]) -> str:
         found = environment.get(match[1])
         if found is None:
-            raise ValueError(f"{value!r}: the environment has no variable {match[1]!r}")
+            why = _NO_SERVICE if match[1].endswith("_SERVICE_HOST") else ""
+            raise ValueError(f"{value!r}: the environment has no variable {match[1]!r}{why}")
         return found
 
     return _VARIABLE.sub(variable, value)

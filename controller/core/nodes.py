@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from dataclasses import replace
 
 from controller.core.decision import Reason, Refused
@@ -36,21 +37,31 @@ def checked(request: Registration, node: NodeFacts | None, *, by_pod_cidr: bool)
     return replace(request, declared=locator)
 
 
-def check_services(domain: Domain, service: str) -> None:
-    """Refuse a domain that holds the address of a Service, which is as good as the whole range of Services."""
-    try:
-        address = ipaddress.IPv6Address(service)
-    except ValueError:
-        return  # Services of IPv4 come first in this cluster
-    for what, network in (
-        ("SIR prefix", domain.sir_prefix.network),
-        *(("locator space", space) for space in domain.locator_space),
-    ):
-        if address in network:
-            raise Refused(
-                Reason.MISCONFIGURED,
-                f"{what} {network} overlaps with the range of Services: {address} is the API server's; choose another",
-            )
+def check_free(domain: Domain, taken: Mapping[str, str]) -> None:
+    """Refuse a domain whose prefixes hold an address that is something else's; `taken` has them by what they are."""
+    prefixes = [("SIR prefix", domain.sir_prefix.network), *(("locator space", one) for one in domain.locator_space)]
+    for what, text in taken.items():
+        try:
+            address = ipaddress.IPv6Address(text)
+        except ValueError:
+            continue  # of IPv4, or the `None` of a headless Service
+        for prefix, network in prefixes:
+            if address in network:
+                raise Refused(
+                    Reason.MISCONFIGURED,
+                    f"{prefix} {network} overlaps with what the cluster uses: {address} is {what}'s; "
+                    "choose another prefix in [domain] of controller.toml",
+                )
+
+
+def addresses_of_services(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what the kubelet has put into a container's environment: one of them is as good as their whole range."""
+    end = "_SERVICE_HOST"
+    return {
+        f"Service {name.removesuffix(end).lower().replace('_', '-')}": address
+        for name, address in environment.items()
+        if name.endswith(end)
+    }
 
 
 def pod_cidr(node: NodeFacts) -> Locator:

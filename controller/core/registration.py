@@ -35,8 +35,14 @@ def check(request: Registration, *, domain: Domain) -> None:
         space = ", ".join(str(prefix) for prefix in domain.locator_space)
         raise Refused(Reason.MALFORMED, f"locator {request.declared} of node {request.node!r} is not in {space}")
     address = request.address
-    inside = any(address in network for network in (domain.sir_prefix.network, *domain.locator_space))
-    if inside or address.is_unspecified or address.is_multicast or address.is_loopback or address.is_link_local:
+    for network in (domain.sir_prefix.network, *domain.locator_space):
+        if address in network:
+            raise Refused(
+                Reason.MALFORMED,
+                f"address {address} of node {request.node!r} lies in {network} of the domain, as no node address may: "
+                "give the node another one, or choose other prefixes in [domain] of controller.toml before any pod",
+            )
+    if address.is_unspecified or address.is_multicast or address.is_loopback or address.is_link_local:
         raise Refused(Reason.MALFORMED, f"control address {str(address)!r} of node {request.node!r} is no node address")
 
 

@@ -158,6 +158,7 @@ def test_json_is_the_report() -> None:
 
 # --- asking ---
 
+CREATING = "ContainerCreating"
 PODS = "/api/v1/namespaces/ilanet-system/pods"
 
 
@@ -256,6 +257,24 @@ async def test_without_the_api_server_there_are_no_facts(cluster: FakeCluster) -
     cluster.fail_next["read"] = ClusterError("the API server does not answer")
     with pytest.raises(ClusterError, match="does not answer"):
         await asked(cluster)
+
+
+async def test_what_a_pod_waits_for_is_shown(cluster: FakeCluster) -> None:
+    """By its newest Event that warns, and what to do about a missing Secret; without the right to Events it goes on."""
+    state = {"conditions": [], "containerStatuses": [{"name": "agent", "state": {"waiting": {"reason": CREATING}}}]}
+    cluster.objects[PODS] = {"items": [pod_tree("a1", "agent", "node1", **state)]}
+    (one,) = (await asked(cluster)).agents
+    assert one.why == "it does not run: container agent: ContainerCreating"
+    warnings = [
+        {"type": "Warning", "reason": "FailedMount", "message": f'secret "{name}" not found', "lastTimestamp": when}
+        for name, when in (("new", "2026-01-02T00:00:00Z"), ("old", "2026-01-01T00:00:00Z"))
+    ]
+    normal = {"type": "Normal", "reason": "Scheduled", "message": "it is", "lastTimestamp": "2026-01-03T00:00:00Z"}
+    cluster.objects["/api/v1/namespaces/ilanet-system/events"] = {"items": [*warnings, normal]}
+    facts = await asked(cluster)
+    assert facts.agents[0].why.endswith('ContainerCreating; FailedMount: secret "new" not found')
+    found = next(one for one in judge(facts).findings if "FailedMount" in one.what)
+    assert found.next.startswith("make that Secret in ilanet-system")
 
 
 @pytest.mark.parametrize(

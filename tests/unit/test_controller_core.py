@@ -314,8 +314,8 @@ def test_another_locator_than_before() -> None:
         (registers(address=ipaddress.IPv6Address("::1")), "'::1' of node 'n1' is no node address"),
         (registers(address=ipaddress.IPv6Address("fe80::1")), "no node address"),
         (registers(address=ipaddress.IPv6Address("ff02::1")), "no node address"),
-        (registers(address=ipaddress.IPv6Address("fd00:10:244::1")), "no node address"),
-        (registers(address=ipaddress.IPv6Address("fd00:c0de:0:1::1")), "no node address"),
+        (registers(address=ipaddress.IPv6Address("fd00:10:244::1")), "lies in fd00:10:244::/64"),
+        (registers(address=ipaddress.IPv6Address("fd00:c0de:0:1::1")), "lies in fd00:c0de:"),
     ],
 )
 def test_registration_outside_the_domain(request_: Registration, reason: str) -> None:

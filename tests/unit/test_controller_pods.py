@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from controller.core import nodes
-from controller.core.decision import Refused
+from controller.core.decision import Reason, Refused
 from controller.core.kubernetes import parse_node, parse_review
 from controller.core.pods import ASK_FIRST, Pods, judge, parse_pod, wanted_address
 from controller.core.registration import Registration
@@ -125,23 +125,33 @@ def test_pod_cidrs_that_are_no_locator(cidrs: list[str], reason: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("service", "reason"),
+    ("address", "reason"),
     [
-        ("fd00:10:244::1", "SIR prefix fd00:10:244::/64 overlaps with the range of Services: fd00:10:244::1"),
+        ("fd00:10:244::1", "SIR prefix fd00:10:244::/64 overlaps with what the cluster uses: fd00:10:244::1 is it's"),
         ("fd00:c0de:0:96::1", "locator space fd00:c0de::/48 overlaps"),
         ("fd00:10:96::1", ""),
         ("10.96.0.1", ""),
-        ("", ""),
+        ("None", ""),
     ],
 )
-def test_prefixes_must_not_hold_services(service: str, reason: str) -> None:
+def test_prefixes_must_be_free(address: str, reason: str) -> None:
     """Before anything is given to anybody."""
     domain = Domain.parse(sir_prefix="fd00:10:244::/64", locator_space=["fd00:c0de::/48"], checksum_mode="neutral-map")
     if not reason:
-        nodes.check_services(domain, service)
+        nodes.check_free(domain, {"it": address})
         return
-    with pytest.raises(Refused, match=reason):
-        nodes.check_services(domain, service)
+    with pytest.raises(Refused, match=reason) as refused:
+        nodes.check_free(domain, {"another": "fd00::1", "it": address})
+    assert refused.value.reason is Reason.MISCONFIGURED
+
+
+def test_services_are_in_the_environment() -> None:
+    """That of the API server, and our own, which are of IPv6 also where Services are of IPv4 first."""
+    environment = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "ILANET_ETCD_SERVICE_HOST": "fd00::1", "HOME": "/"}
+    assert nodes.addresses_of_services(environment) == {
+        "Service kubernetes": "10.0.0.1",
+        "Service ilanet-etcd": "fd00::1",
+    }
 
 
 def test_a_pod_cidr_is_the_locator() -> None:

@@ -237,3 +237,24 @@ async def test_a_node_has_an_identifier_of_its_own_and_no_other_node_s() -> None
         assert caught.value.reason is Reason.NOT_YOURS
         with pytest.raises(ValueError, match="node 'N 1' is not a DNS name"):
             await rules.grant("n1", pb.Pod(owner="node/N 1"))
+
+
+async def test_a_node_that_is_refused_has_an_event() -> None:
+    """Once, with the reason; one that Kubernetes does not show has none."""
+    world = World()
+    async with world.running():
+        world.kubernetes.put(Kind.NODE, node("n1"))
+        assert await world.nodes.until(lambda: bool(world.nodes.objects), 1)
+        for name in ("n1", "n1", "n2"):
+            world.rules.refused(name, None, Refused(Reason.MALFORMED, "podCIDR fd00::/80 is no /64"))
+        assert await world.told("event", "Node", "n1", "IlanetRefused", "is no /64")
+        assert len(world.kubernetes.told) == 1
+
+
+async def test_events_are_written_before_an_end() -> None:
+    """Also while nothing else writes them."""
+    kubernetes = FakeKubernetes()
+    events = Events(kubernetes=kubernetes, reporter="c1")
+    events.about_us("ilanet-system", "c1", reason="IlanetRefused", message="another domain")
+    await events.flush()
+    assert kubernetes.told == [("event", "Pod", "c1", "IlanetRefused", "another domain", "True")]
