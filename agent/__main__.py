@@ -54,6 +54,7 @@ from agent.records import RecordDirectory
 from agent.releases import Releases
 from agent.reports import Reports
 from agent.reserve import Reserve
+from agent.service_check import ServiceCheck, targets
 from agent.upkeep import Upkeep
 from ila import VERSION
 from ila.channel import PeerChannel
@@ -145,7 +146,9 @@ class Agent:
         self._network = self._make_network(config)
         self._node = self._make_node(config)
         self._loop = self._make_loop(config)
-        self._place = ProbeNamespace()
+        services = targets(config.controller.endpoints)
+        self._place = ProbeNamespace(answering={address for address, _ in services})
+        self._services = ServiceCheck(services=services, place=self._place, status=self._status, pool=self._pool)
         self._exchange = ProbeExchange(
             address=config.address, port=config.control_port, place=self._place, pool=self._pool
         )
@@ -348,7 +351,9 @@ class Agent:
     async def _probe(self) -> None:
         """Probe the underlay; where that is switched off, take away what it needed before."""
         if self._config.probe_seconds:
-            await self._probes.run(self._config.probe_seconds)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._probes.run(self._config.probe_seconds))
+                tasks.create_task(self._services.run())
         await self._status.until_serving()
         try:
             await self._end.remove()

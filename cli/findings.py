@@ -117,6 +117,8 @@ _ADVICE = {
     "publication": "other nodes do not reach these pods yet; see the controllers and etcd",
     "release": "addresses of deleted pods stay taken meanwhile; see the controllers",
     "report": "see the controllers",
+    "kube-proxy": "kubectl -n kube-system edit configmap kube-proxy (kubeadm, kind), then restart its pods",
+    "runtime": "ls /etc/cni/net.d on that node: the first file by name is the network of its pods",
     "underlay": "docs/operator.md, 'What the underlay must do', has a table by cloud",
     "plugin": "put that plugin's executable into the node's /opt/cni/bin, or take it out of cni_chain in agent.toml",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self
@@ -14,6 +15,20 @@ from agent.kernel.btf import Btf
 from agent.kernel.libbpf import ask, call, make
 
 _CONSTANTS = ".rodata"
+
+_OLDEST = (6, 1)
+_KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
+
+
+def kernel_words(release: str = os.uname().release, btf: Path = _KERNEL_BTF) -> str:
+    """Return this kernel's name for a message that it refuses programs, and what is known to be wrong with it."""
+    words = f"Linux {release}"
+    parts = re.match(r"(\d+)\.(\d+)", release)
+    if parts is not None and (int(parts[1]), int(parts[2])) < _OLDEST:
+        words += f", older than the {'.'.join(map(str, _OLDEST))} that ilanet needs"
+    if not btf.exists():
+        words += f", built without BTF (CONFIG_DEBUG_INFO_BTF): {btf} is not there"
+    return words
 
 
 class ObjectFile:
@@ -71,7 +86,7 @@ class ObjectFile:
 
     def load(self) -> None:
         """Verify and load; BpfError carries the verifier's log."""
-        call("bpf_object__load", self._object, what=f"load {self._path}")
+        call("bpf_object__load", self._object, what=f"load {self._path} on {kernel_words()}")
 
     def programs(self) -> dict[str, int]:
         """Return the programs' descriptors by name, once loaded; they close with the object."""

@@ -33,7 +33,9 @@ class ProbeNamespace:
     more thing to clean up; nobody answers probes while no agent runs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, answering: Collection[ipaddress.IPv6Address] = ()) -> None:
+        """Take addresses of Services that this end may ask: what they answer is let in."""
+        self._answering = frozenset(answering)
         self._descriptor: int | None = None
 
     @property
@@ -45,7 +47,7 @@ class ProbeNamespace:
 
     def admit(self, sources: Collection[ipaddress.IPv6Address]) -> None:
         """Let in what these addresses send, and ICMPv6; by nf_tables, so that the rest costs no process anything."""
-        elements = ", ".join(map(str, sorted(sources)))
+        elements = ", ".join(map(str, sorted(self._answering.union(sources))))
         rules = _RULES.format(elements=f"elements = {{ {elements} }}" if elements else "")
         in_namespace(self.descriptor, lambda: Nftables().run(rules))
 

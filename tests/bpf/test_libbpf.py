@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from agent.kernel.bpf_map import Map, RingBuffer
 from agent.kernel.bpf_object import ObjectFile
 from agent.kernel.descriptor import Program
 from agent.kernel.libbpf import BpfError
-from tests.bpf.world import CHECKSUM_COMPLETE, SETTINGS, A, World, from_a, sir
+from lab.namespace import run
+from tests.bpf.world import CHECKSUM_COMPLETE, OBJECT, SETTINGS, A, World, from_a, sir
 
 Compile = Callable[[str], Path]
 FRAME = from_a(sir(A))
@@ -170,3 +172,19 @@ def test_million_mappings(world: World) -> None:
         datapath.write_mappings([1 << 61 | 7], [bytes(32)])
     datapath.delete_mappings(identifiers)
     assert datapath.read_mappings() == {}
+
+
+def test_the_programs_need_no_btf_of_the_kernel() -> None:
+    """They load where libbpf finds none: nothing in them is relocated by it."""
+    script = (
+        "from pathlib import Path\n"
+        "from agent.core.datapath import DatapathError\n"
+        "from agent.kernel.bpf_object import ObjectFile, kernel_words\n"
+        "assert 'built without BTF' in kernel_words()\n"
+        f"with ObjectFile(Path({str(OBJECT)!r})) as opened:\n"
+        "    opened.load()\n"
+        "    print(len(opened.programs()))\n"
+    )
+    hide = 'mount -t tmpfs none /sys/kernel/btf && exec "$@"'
+    words = ("unshare", "--mount", "--propagation", "private", "sh", "-c", hide, "sh", sys.executable, "-c", script)
+    assert int(run(*words, timeout=60)) > 4
