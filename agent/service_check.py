@@ -9,6 +9,7 @@ Service, that comes about all the same has arrived with another source.
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import socket
 import struct
@@ -30,7 +31,7 @@ EVERY = 600.0
 """Seconds between two looks."""
 
 AGAIN = 15.0
-"""Seconds until the next one while connections come about."""
+"""Seconds until the next one while connections come about, or the end is not attached yet."""
 
 CONFIRMED = 2
 """Looks in a row: the rules of a controller's node may come a moment after the controller."""
@@ -45,6 +46,8 @@ SENTENCE = (
 
 _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER: a connection that is closed leaves nothing behind."""
+
+_NO_WAY = (errno.ENETUNREACH, errno.EADDRNOTAVAIL)
 
 Target = tuple[ipaddress.IPv6Address, int]
 
@@ -83,6 +86,8 @@ class ServiceCheck:
         closed = self._status.registration.closed_ports if self._status.registration else ()
         services = [service for service in self._services if service[1] in closed]
         answers = await asyncio.gather(*(self._comes_about(service) for service in services * TRIES))
+        if services and None in answers:
+            return AGAIN
         if not any(answers):
             self._seen = 0
             self._status.well(PROBLEM)
@@ -93,17 +98,17 @@ class ServiceCheck:
             self._status.problem(PROBLEM, SENTENCE.format(service=f"Service [{address}]:{port}"))
         return AGAIN
 
-    async def _comes_about(self, service: Target) -> bool:
-        """Tell whether a connection from the end does; that it is refused, or that there is no way, says nothing."""
+    async def _comes_about(self, service: Target) -> bool | None:
+        """Tell whether a connection from the end does; None: the end has no way yet.  Refused is as good as silent."""
         try:
             made = await uninterrupted(self._pool, self._place.stream)
         except NetworkError:
-            return False  # the probes say so
+            return None  # the probes say why
         with made:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             try:
                 async with asyncio.timeout(PATIENCE):
                     await asyncio.get_running_loop().sock_connect(made, (str(service[0]), service[1]))
-            except OSError:  # of which TimeoutError is one
-                return False
+            except OSError as error:  # of which TimeoutError is one
+                return None if error.errno in _NO_WAY else False
         return True

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import socket
 from collections.abc import Iterator
@@ -84,7 +85,7 @@ async def test_a_port_that_is_open_to_pods_says_nothing(world: World) -> None:
 
 
 async def test_silence_says_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That is how it must be: the packet was dropped; nor does an end that is not attached."""
+    """That is how it must be: the packet was dropped.  An end that is not attached yet looks again soon."""
     monkeypatch.setattr(service_check, "PATIENCE", 0.01)
 
     async def never(*_: object) -> None:
@@ -93,7 +94,13 @@ async def test_silence_says_nothing(world: World, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", never)
     assert await world.check.step() == EVERY
     world.place.fail_next["stream"] = NetworkError("no socket for probes")
-    assert await world.check.step() == EVERY
+    assert await world.check.step() == AGAIN
+
+    async def no_way(*_: object) -> None:
+        raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", no_way)
+    assert await world.check.step() == AGAIN
     assert world.status.problems == {}
 
 
