@@ -111,7 +111,7 @@ def _logs(facts: Facts, pod: Pod) -> str:
 _ADVICE = {
     "controller": "see the controllers below; from the node, does the Service ilanet-controller answer (kube-proxy)?",
     "certificates": "see the controllers' logs for enrolment: they sign against the agent's token and this node's name",
-    "etcd": "see the etcd pods; from the node, does the Service ilanet-etcd answer (kube-proxy)?",
+    "etcd": "see the etcd pods; from the node, does the Service ilanet-etcd answer (kube-proxy)? [etcd] of agent.toml",
     "mappings": "the kernel's map refuses: is it full? see the agent's log",
     "reserve": "pods start while identifiers are left; see the controllers, which hand out more",
     "publication": "other nodes do not reach these pods yet; see the controllers and etcd",

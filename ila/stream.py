@@ -95,7 +95,7 @@ class EtcdMappingStream:
                 self._trouble = str(error)
                 raise
             except StoreError as error:
-                self._trouble = str(error)
+                self._trouble = f"at {self._channel.name}: {error}"
                 pause = self._backoff[min(course.failures, len(self._backoff) - 1)]
                 course.failures += 1
                 log.warning("stream from etcd=%s broke, again in %s s: %s", self._channel.name, pause, error)

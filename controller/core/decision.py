@@ -154,7 +154,8 @@ def _check_same(present: Domain, configured: Domain) -> None:
         if theirs != ours
     ]
     if differences:
-        raise Refused(Reason.MISCONFIGURED, f"another domain: {'; '.join(differences)}")
+        then = "set it as etcd has it: addresses of pods that run cannot change"
+        raise Refused(Reason.MISCONFIGURED, f"another domain: {'; '.join(differences)}; {then}")
 
 
 def _listed(networks: Iterable[object]) -> str:

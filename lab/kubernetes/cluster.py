@@ -51,20 +51,23 @@ class KubernetesCluster:
         deploy: Path = SOURCE / "deploy/own-etcd",
         control_planes: int = 1,
         firewall: bool = False,
+        pod_mask: int = 64,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Take how many nodes, all on one layer 2, as in kind; the control plane is on the first one's host.
 
         deploy: what of deploy/ is applied; control_planes: so many nodes are labelled as such.
         firewall: every node drops what conntrack calls invalid, as many hosts' firewalls do.
+        pod_mask: bits of the prefix of each node's podCIDR.
         """
         self.lab = Cluster(name=name, hosts=nodes, shape=Shape.LAYER2, own=("/etc", "/opt"), say=say)
         self.nodes: list[KubernetesNode] = []
         self._control: ControlPlane | None = None
-        self._proxy_mode = proxy_mode
+        self.proxy_mode = proxy_mode
         self.deploy = deploy
         self._control_planes = control_planes
         self._firewall = firewall
+        self._pod_mask = pod_mask
         self._say = say
 
     @property
@@ -76,6 +79,14 @@ class KubernetesCluster:
 
     def start(self) -> None:
         """Bring everything up and wait until every node is Ready."""
+        self.begin()
+        self._wait_ready()
+        self._say("CoreDNS")
+        self.kubectl("apply", "-f", str(_DNS))
+        self.kubectl("rollout", "status", "deployment/coredns", "-n", "kube-system", f"--timeout={_READY}s")
+
+    def begin(self) -> None:
+        """Bring Kubernetes up and deploy ilanet on it, and leave open what comes of it."""
         programs = built(self._say)
         ours = images(self._say)
         self.lab.start_underlay()
@@ -89,6 +100,7 @@ class KubernetesCluster:
             programs=programs,
             directory=self.lab.directory / "kubernetes",
             authority=authority,
+            pod_mask=self._pod_mask,
         )
         self._control.start()
         self._say(f"containerd, kubelet and kube-proxy on {len(self.lab.hosts)} hosts, and their images")
@@ -98,7 +110,7 @@ class KubernetesCluster:
         ]
 
         def start(node: KubernetesNode) -> None:
-            node.start(proxy_mode=self._proxy_mode)
+            node.start(proxy_mode=self.proxy_mode)
             for image, program in IMAGES.items():
                 node.runtime.bring(image, programs / program)
             for image, archive in ours.items():
@@ -111,10 +123,6 @@ class KubernetesCluster:
         for host in self.lab.hosts[: self._control_planes]:
             self.kubectl("label", "node", host.name, "node-role.kubernetes.io/control-plane=")
         self.kubectl("apply", "-k", str(self.deploy))
-        self._wait_ready()
-        self._say("CoreDNS")
-        self.kubectl("apply", "-f", str(_DNS))
-        self.kubectl("rollout", "status", "deployment/coredns", "-n", "kube-system", f"--timeout={_READY}s")
 
     def close(self) -> None:
         """End every process and container, and remove every namespace, mount and file; repeats safely."""
@@ -141,7 +149,7 @@ class KubernetesCluster:
         self._raise_firewall()
         self.control.start()
         for node in self.nodes:
-            node.start(proxy_mode=self._proxy_mode)
+            node.start(proxy_mode=self.proxy_mode)
 
     def kubectl(self, *words: str, stdin: str | None = None, timeout: float = 120) -> str:
         """Run kubectl as the administrator (see ControlPlane.kubectl)."""

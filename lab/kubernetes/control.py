@@ -38,8 +38,11 @@ _READY = 120.0
 class ControlPlane:
     """Everything that a cluster has once; the programs lie in one folder, what they write in another."""
 
-    def __init__(self, *, host: Host, programs: Path, directory: Path, authority: Authority) -> None:
-        """Take the host, whose address the API server announces, and who signs every certificate."""
+    def __init__(
+        self, *, host: Host, programs: Path, directory: Path, authority: Authority, pod_mask: int = 64
+    ) -> None:
+        """Take the host, whose address the API server announces, who signs every certificate, and podCIDRs' length."""
+        self._pod_mask = pod_mask
         self._host = host
         self._programs = programs
         self._directory = directory
@@ -146,7 +149,7 @@ class ControlPlane:
             "flex-volume-plugin-dir": self._directory / "volume-plugins",
             "kubeconfig": self.kubeconfig("controller-manager", user="system:kube-controller-manager"),
             "leader-elect": "false",
-            "node-cidr-mask-size-ipv6": 64,
+            "node-cidr-mask-size-ipv6": self._pod_mask,
             "root-ca-file": self._authority.ca,
             "service-account-private-key-file": self._authority.issued(_ACCOUNTS).key,
             "service-cluster-ip-range": SERVICES,

@@ -21,6 +21,11 @@ DNS_SERVICE = "fd00:10:96::a"
 LINKS = "ila"
 """How the host's ends of pods' links begin: what kube-proxy takes for pods, since their addresses tell no node."""
 
+DETECT: Mapping[str, object] = {
+    "detectLocal": {"interfaceNamePrefix": LINKS},
+    "detectLocalMode": "InterfaceNamePrefix",
+}
+
 START_UP_TAINT = "ilanet.io/agent-not-ready"
 """Every node comes with it; ilanet's controller takes it off."""
 
@@ -47,7 +52,14 @@ class KubernetesNode:
         self.runtime.start_ready()
         make_cgroups(self.runtime.machine.cgroup)
         self._run("kubelet", self._kubelet())
-        self._run("kube-proxy", self._proxy(proxy_mode))
+        self.start_proxy(proxy_mode=proxy_mode)
+
+    def start_proxy(self, *, proxy_mode: str, detect: Mapping[str, object] = DETECT) -> None:
+        """Start kube-proxy, anew if it runs; `detect` says by what it tells pods from outsiders."""
+        for process in [one for one in self._processes if one.name == f"{self.host.name}-kube-proxy"]:
+            process.stop()
+            self._processes.remove(process)
+        self._run("kube-proxy", self._proxy(proxy_mode, detect))
 
     def power_off(self) -> None:
         """End everything at once, with all containers; the disk stays."""
@@ -104,7 +116,7 @@ class KubernetesNode:
             "node-ip": self.host.address,
         }
 
-    def _proxy(self, mode: str) -> dict[str, object]:
+    def _proxy(self, mode: str, detect: Mapping[str, object]) -> dict[str, object]:
         name = self.host.name
         config = {
             "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
@@ -114,8 +126,7 @@ class KubernetesNode:
                 "kubeconfig": str(self._control.kubeconfig(f"{name}-kube-proxy", user="system:kube-proxy"))
             },
             "conntrack": {"maxPerCore": 0},
-            "detectLocal": {"interfaceNamePrefix": LINKS},
-            "detectLocalMode": "InterfaceNamePrefix",
+            **detect,
             "hostnameOverride": name,
             "mode": mode,
             "nodeIPOverride": [self.host.address],

@@ -1,0 +1,355 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an operator may give wrongly: log, Event and `ilanet status` say what and what to do, and the network stays.
+
+The rest of the table in docs/operator.md is pure: tests/unit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.__main__ import NOT_WELL, WELL
+from lab.fabric import Host
+from lab.kubernetes.cluster import SYSTEM, KubernetesCluster
+from lab.process import SOURCE
+from tests.cluster.kubectl import Kubectl, deployment, eventually
+from tests.cluster.test_cli import ilanet
+from tests.cluster.test_underlay import agent_of
+
+pytestmark = pytest.mark.timeout(300)
+
+CONTROLLER, AGENT = "deployment/ilanet-controller", "daemonset/ilanet-agent"
+SERVICE = "ILANET_CONTROLLER_SERVICE_HOST"
+OTHER_SETTINGS = "ilanet-bad-input"
+OTHER_NETWORK = "05-other.conflist"
+
+
+@pytest.fixture
+def once(ours: KubernetesCluster) -> KubernetesCluster:
+    """Return a cluster of ours, in one of its shapes."""
+    if ours.proxy_mode != "nftables":
+        pytest.skip("what is said of wrong settings does not depend on kube-proxy's mode")
+    return ours
+
+
+@pytest.fixture
+def system(door: Sequence[str]) -> Kubectl:
+    """Return kubectl in ilanet's own namespace."""
+    return Kubectl(door, SYSTEM)
+
+
+@pytest.fixture
+def stays(kube: Kubectl) -> Callable[[], None]:
+    """Return what asserts that two pods on different nodes, there since before, are as they were."""
+    kube.apply(deployment("web", replicas=2))
+    before = kube.ready("web", 2)
+
+    def check() -> None:
+        now = kube.pods("web")
+        assert [pod["metadata"]["uid"] for pod in now] == [pod["metadata"]["uid"] for pod in before]
+        for pod, other in (now, reversed(now)):
+            name = other["metadata"]["name"]
+            assert kube.ask(pod["metadata"]["name"], other["status"]["podIP"], "/hostname") == name
+
+    check()
+    return check
+
+
+@contextlib.contextmanager
+def changed(system: Kubectl, workload: str, change: Callable[[str], str]) -> Iterator[None]:
+    """Give a workload other settings, as an overlay does, and the old ones again."""
+    kind = "controller" if workload == CONTROLLER else "agent"
+    volumes = system.get(workload)["spec"]["template"]["spec"]["volumes"]
+    name = next(volume["configMap"]["name"] for volume in volumes if volume["name"] == "settings")
+    found = system.get("configmap", name)["data"]
+    text = change(found[f"{kind}.toml"])
+    assert text != found[f"{kind}.toml"]
+    metadata = {"name": OTHER_SETTINGS}
+    system.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {f"{kind}.toml": text}})
+    try:
+        use(system, workload, OTHER_SETTINGS)
+        yield
+    finally:
+        use(system, workload, name)
+        system("rollout", "status", workload, "--timeout=120s", timeout=130)
+        system("delete", "configmap", OTHER_SETTINGS)
+
+
+def use(system: Kubectl, workload: str, settings: str) -> None:
+    """Have a workload's pods read these settings; agents one by one, when their pod is deleted."""
+    spec: dict[str, Any] = {
+        "template": {"spec": {"volumes": [{"name": "settings", "configMap": {"name": settings}}]}},
+    }
+    if workload == AGENT and settings == OTHER_SETTINGS:
+        spec["updateStrategy"] = {"type": "OnDelete", "rollingUpdate": None}
+    elif workload == AGENT:
+        spec["updateStrategy"] = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "10%"}}
+    system("patch", workload, "-p", json.dumps({"spec": spec}))
+
+
+def logs(system: Kubectl, component: str) -> str:
+    """Return what the pods of a component have written; of one that has ended, what it wrote last."""
+    words = ("-l", f"app.kubernetes.io/component={component}", "-o", "name")
+    return "\n".join(system("logs", name, "--tail=50") for name in system("get", "pods", *words).split())
+
+
+def has_event(system: Kubectl, reason: str, *words: str) -> None:
+    """Assert that an Event says this."""
+    listed = json.loads(system("get", "events", "--all-namespaces", "-o", "json", namespaced=False))["items"]
+    messages = [item["message"] for item in listed if item["reason"] == reason]
+    assert any(all(word in message for word in words) for message in messages), messages
+
+
+def has_finding(door: Sequence[str], *words: str, namespace: str = SYSTEM) -> dict[str, Any]:
+    """Assert that `ilanet status` says this, and what to do; return all that it says."""
+    status, said = ilanet(door, "--namespace", namespace, "status")
+    assert status == NOT_WELL
+    found = [found for found in said["findings"] if all(word in found["what"] for word in words)]
+    assert found, said["findings"]
+    assert all(one["next"] for one in found)
+    return dict(said)
+
+
+def is_well(door: Sequence[str]) -> None:
+    """Assert that nothing is wrong any more."""
+    status, said = ilanet(door, "status")
+    assert status == WELL, said["findings"]
+
+
+def nudge(host: Host) -> None:
+    """Have a host's kernel say that something changed, so that its agent looks now and not within half a minute."""
+    host.namespace.run("ip", "link", "add", "nudge0", "type", "veth", "peer", "name", "nudge1")
+    host.namespace.run("ip", "link", "delete", "nudge0")
+
+
+def sir_prefix(prefix: str) -> Callable[[str], str]:
+    """Return what gives settings another SIR prefix."""
+    return lambda text: re.sub(r'sir_prefix = ".*"', f'sir_prefix = "{prefix}"', text)
+
+
+WRONG = {
+    "range of Services": (
+        sir_prefix("fd00:10:96::/64"),
+        "IlanetRefused",
+        ("SIR prefix fd00:10:96::/64 overlaps with what the cluster uses", "Service", "choose another prefix"),
+    ),
+    "range of nodes": (
+        sir_prefix("fd00:a::/64"),
+        "IlanetRefused",
+        ("SIR prefix fd00:a::/64 overlaps with what the cluster uses", "this controller's node", "choose another"),
+    ),
+    "another SIR prefix": (
+        sir_prefix("fd00:dead:beef::/64"),
+        "IlanetRefused",
+        ("sir_prefix is fd00:10:244::/64 in etcd, fd00:dead:beef::/64 in this", "set it as etcd has it"),
+    ),
+    "wrong endpoint": (
+        lambda text: text.replace("HOST}]:2379", "HOST}]:2378"),
+        "IlanetNotServing",
+        ("is etcd at [", "]:2378 ([etcd] of controller.toml)?"),
+    ),
+}
+"""Settings of controllers: the change, the Event's reason, and what is said."""
+
+
+@pytest.mark.parametrize("what", list(WRONG))
+def test_controllers_with_wrong_settings(
+    once: KubernetesCluster, door: Sequence[str], system: Kubectl, stays: Callable[[], None], what: str
+) -> None:
+    """The first one that gets them says it, and serves nobody; the others go on as they are."""
+    change, reason, words = WRONG[what]
+    with changed(system, CONTROLLER, change):
+
+        def said() -> None:
+            assert all(word in logs(system, "controller") for word in words)
+            has_event(system, reason, *words)
+            rows = has_finding(door, *words)
+            assert any(one["serving"] for one in rows["controllers"])
+            assert all(node["serving"] for node in rows["nodes"])
+
+        eventually(said)
+        stays()
+    eventually(lambda: is_well(door))
+    stays()
+    assert once.deploy.name == "own-etcd-ha"
+
+
+def test_an_agent_with_a_wrong_endpoint(
+    once: KubernetesCluster, door: Sequence[str], system: Kubectl, stays: Callable[[], None]
+) -> None:
+    """It goes on with what it knows, and names what does not answer; the controller writes the Event."""
+    node = once.lab.hosts[-1].name
+    words = ("etcd: at [", "]:2378: etcd does not answer")
+    with changed(system, AGENT, lambda text: text.replace("HOST}]:2379", "HOST}]:2378")):
+        system("delete", "pod", agent_of(system, node), "--wait=true")
+        agent = eventually(lambda: agent_of(system, node))
+
+        def said() -> None:
+            assert all(word in system("logs", agent) for word in words)
+            has_finding(door, *words)
+            has_event(system, "IlanetProblem", *words)
+
+        eventually(said)
+        stays()
+    eventually(lambda: is_well(door))
+    stays()
+
+
+def test_an_etcd_of_one_s_own_without_its_secret(
+    once: KubernetesCluster, door: Sequence[str], system: Kubectl, stays: Callable[[], None]
+) -> None:
+    """One controller and one agent wait for it, and say so; the rest stays as it was deployed before."""
+    missing = 'secret "ilanet-etcd-client" not found'
+    system("apply", "-k", str(SOURCE / "deploy/external-etcd"), namespaced=False)
+    try:
+
+        def said() -> None:
+            has_event(system, "FailedMount", missing)
+            rows = has_finding(door, missing)
+            steps = {one["next"] for one in rows["findings"] if missing in one["what"]}
+            assert all("make that Secret" in step for step in steps)
+            about = {name for one in rows["findings"] if missing in one["what"] for name in one["about"]}
+            assert {name.split()[0] for name in about} == {"agent", "controller"}
+
+        eventually(said)
+        stays()
+    finally:
+        system("apply", "-k", str(once.deploy), namespaced=False)
+        for workload in (CONTROLLER, AGENT):
+            system("rollout", "status", workload, "--timeout=120s", timeout=130)
+    eventually(lambda: is_well(door))
+    stays()
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        (
+            {"HOST_IPS": "10.0.0.1", SERVICE: "fd00::1"},
+            "key 'address': '10.0.0.1': has no IPv6 address: ilanet needs nodes with one",
+        ),
+        ({"HOST_IPS": "fd00::1"}, "'ILANET_CONTROLLER_SERVICE_HOST': there was no such Service when this pod started"),
+    ],
+)
+def test_a_cluster_of_ipv4(
+    door: Sequence[str], system: Kubectl, kube: Kubectl, environment: dict[str, str], words: str
+) -> None:
+    """An agent there ends at once, before it touches anything; Kubernetes shows its last words by itself."""
+    found = system.get(AGENT)["spec"]["template"]["spec"]
+    text = (SOURCE / "deploy/base/agent.toml").read_text()
+    labels = {"app.kubernetes.io/name": "ilanet", "app.kubernetes.io/component": "agent"}
+    metadata = {"name": OTHER_SETTINGS, "labels": labels}
+    environment = {"NODE_NAME": "n1", "ILANET_ETCD_SERVICE_HOST": "fd00::2", **environment}
+    container = {
+        "name": "agent",
+        "env": [{"name": name, "value": value} for name, value in environment.items()],
+        "volumeMounts": [{"name": "settings", "mountPath": "/etc/ilanet"}],
+    }
+    real = found["containers"][0]
+    container |= {key: real[key] for key in ("image", "imagePullPolicy", "command", "terminationMessagePolicy")}
+    spec = {
+        "containers": [container],
+        "volumes": [{"name": "settings", "configMap": {"name": OTHER_SETTINGS}}],
+        "tolerations": [{"operator": "Exists"}],
+    }
+    kube.apply(
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"agent.toml": text}},
+        {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec},
+    )
+
+    def said() -> None:
+        assert words in kube("logs", OTHER_SETTINGS)
+        status = kube.get("pod", OTHER_SETTINGS)["status"]["containerStatuses"][0]
+        ended = status["state"].get("terminated") or status["lastState"]["terminated"]
+        assert words in ended["message"]
+        has_finding(door, words, namespace=kube.namespace)
+
+    eventually(said)
+
+
+def test_another_network_that_comes_first(
+    once: KubernetesCluster, door: Sequence[str], system: Kubectl, stays: Callable[[], None]
+) -> None:
+    """What its runtime uses is said of that node, and the file is left alone."""
+    node = once.nodes[-1]
+    theirs = {"cniVersion": "1.0.0", "name": "other", "plugins": [{"type": "loopback"}]}
+    words = (f"runtime: /etc/cni/net.d/{OTHER_NETWORK} comes before 10-ilanet.conflist", "remove it")
+    file = Path(f"{node.runtime.machine.root}/etc/cni/net.d/{OTHER_NETWORK}")
+    file.write_text(json.dumps(theirs))
+    try:
+        nudge(node.host)
+
+        def said() -> None:
+            has_finding(door, *words)
+            has_event(system, "IlanetProblem", *words)
+            assert words[0] in system("logs", agent_of(system, node.host.name))
+
+        eventually(said)
+        assert json.loads(file.read_text()) == theirs
+        stays()
+    finally:
+        file.unlink()
+        nudge(node.host)
+    eventually(lambda: is_well(door))
+
+
+def test_a_kube_proxy_that_takes_pods_for_outsiders(
+    ours: KubernetesCluster, door: Sequence[str], system: Kubectl, stays: Callable[[], None]
+) -> None:
+    """It masquerades what pods send to Services: the agent of that node says what to set."""
+    node = ours.nodes[-1]
+    words = ("kube-proxy: Services show this node's address", "detectLocalMode: InterfaceNamePrefix")
+    node.start_proxy(
+        proxy_mode=ours.proxy_mode, detect={"detectLocalMode": "ClusterCIDR", "clusterCIDR": "fd00:dead::/56"}
+    )
+    try:
+        system("delete", "pod", agent_of(system, node.host.name), "--wait=true")  # else it looks every ten minutes
+
+        def said() -> None:
+            has_finding(door, *words)
+            has_event(system, "IlanetProblem", *words)
+            assert words[0] in system("logs", agent_of(system, node.host.name))
+
+        eventually(said, patience=120)
+        stays()
+    finally:
+        node.start_proxy(proxy_mode=ours.proxy_mode)
+    eventually(lambda: is_well(door), patience=90)
+
+
+@pytest.fixture
+def narrow(once: KubernetesCluster) -> Iterator[KubernetesCluster]:
+    """Yield one more cluster, of a node, whose controller manager gives podCIDRs that are no /64."""
+    assert once
+    cluster = KubernetesCluster(name=f"n{os.getpid()}", nodes=1, deploy=SOURCE / "deploy/kind", pod_mask=60, say=print)
+    try:
+        cluster.begin()
+        yield cluster
+    finally:
+        cluster.close()
+        assert cluster.lab.leftovers() == []
+
+
+def test_pod_cidrs_that_are_no_locators(narrow: KubernetesCluster) -> None:
+    """The node stays as it came, and log, Event and status say what to give the controller manager."""
+    door, system = narrow.control.words, Kubectl(narrow.control.words, SYSTEM)
+    words = ("podCIDR fd00:c0de::/60 of node 'host1' is no /64", "--node-cidr-mask-size-ipv6=64")
+
+    def said() -> None:
+        has_event(system, "IlanetRefused", *words)
+        assert all(word in logs(system, "agent") for word in words)
+        has_finding(door, *words)
+
+    eventually(said, patience=90)
+    (node,) = system.get("nodes")["items"]
+    ready = next(one for one in node["status"]["conditions"] if one["type"] == "Ready")
+    assert ready["status"] == "False"
+    assert not (Path(f"{narrow.nodes[0].runtime.machine.root}") / "etc/cni/net.d/10-ilanet.conflist").exists()
