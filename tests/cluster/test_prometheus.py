@@ -52,16 +52,50 @@ def discovered(kube: Kubectl) -> list[dict[str, Any]]:
     return found
 
 
+def monitors() -> list[dict[str, Any]]:
+    """Return the PodMonitors of deploy/podmonitor."""
+    files = sorted((SOURCE / "deploy/podmonitor").glob("*.yaml"))
+    trees = [tree for file in files for tree in yaml.safe_load_all(file.read_text()) if tree["kind"] == "PodMonitor"]
+    assert trees
+    return trees
+
+
+def chosen(kube: Kubectl, monitor: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the pods that one selects."""
+    selector = monitor["spec"]["selector"]
+    words = [f"{key}={value}" for key, value in selector["matchLabels"].items()]
+    words += [f"{one['key']} in ({','.join(one['values'])})" for one in selector.get("matchExpressions", [])]
+    pods: list[dict[str, Any]] = Kubectl(kube.words, SYSTEM).get("pods", "-l", ",".join(words))["items"]
+    assert pods
+    return pods
+
+
+def monitored(kube: Kubectl) -> list[dict[str, Any]]:
+    """Return what prometheus-operator would have scraped by them: each chosen pod's port of that name."""
+    found = []
+    for monitor in monitors():
+        for endpoint in monitor["spec"]["podMetricsEndpoints"]:
+            for pod in chosen(kube, monitor):
+                ports = [port for container in pod["spec"]["containers"] for port in container.get("ports", [])]
+                number = next(port["containerPort"] for port in ports if port["name"] == endpoint["port"])
+                labels = {
+                    "__metrics_path__": endpoint["path"],
+                    "pod": pod["metadata"]["name"],
+                    "node": pod["spec"]["nodeName"],
+                }
+                found.append({"targets": [f"[{pod['status']['podIP']}]:{number}"], "labels": labels})
+    return found
+
+
 @pytest.fixture
 def prometheus(ours: KubernetesCluster, kube: Kubectl, tmp_path: Path) -> Iterator[tuple[str, ...]]:
     """Run it on the first host, and yield the words of a question to it."""
-    (tmp_path / "pods.json").write_text(json.dumps(discovered(kube)))
-    job = {
-        "job_name": "pods",
-        "file_sd_configs": [{"files": [str(tmp_path / "pods.json")]}],
-        "relabel_configs": RELABEL,
-    }
-    config = {"global": {"scrape_interval": "1s"}, "scrape_configs": [job]}
+    jobs = []
+    for name, found, relabel in (("pods", discovered(kube), RELABEL), ("monitors", monitored(kube), [])):
+        file = tmp_path / f"{name}.json"
+        file.write_text(json.dumps(found))
+        jobs.append({"job_name": name, "file_sd_configs": [{"files": [str(file)]}], "relabel_configs": relabel})
+    config = {"global": {"scrape_interval": "1s"}, "scrape_configs": jobs}
     (tmp_path / "prometheus.yml").write_text(json.dumps(config))
     prefix = ours.lab.hosts[0].namespace.prefix
     command = (
@@ -77,7 +111,7 @@ def prometheus(ours: KubernetesCluster, kube: Kubectl, tmp_path: Path) -> Iterat
 
 
 def test_it_scrapes_every_agent_and_controller(prometheus: tuple[str, ...], kube: Kubectl) -> None:
-    """All are up; what was measured is there, by node."""
+    """By annotations and by PodMonitors, which have etcd too, no scrape fails; what was measured is there, by node."""
     system = Kubectl(kube.words, SYSTEM)
     pods = system.get("pods", "-l", "app.kubernetes.io/component in (agent, controller)")["items"]
     names = {pod["metadata"]["name"] for pod in pods}
@@ -87,19 +121,26 @@ def test_it_scrapes_every_agent_and_controller(prometheus: tuple[str, ...], kube
         found: list[dict[str, Any]] = answer["data"]["result"]
         return found
 
-    def up() -> None:
-        assert {item["metric"]["pod"]: item["value"][1] for item in asked("up")} == dict.fromkeys(names, "1")
+    members = {pod["metadata"]["name"] for pod in system.get("pods", "-l", "app.kubernetes.io/component=etcd")["items"]}
+    wanted = {("pods", name): "1" for name in names} | {("monitors", name): "1" for name in names | members}
+
+    def up(query: str = "up") -> None:
+        found = [(item["metric"], item["value"][1]) for item in asked(query)]
+        assert {(metric["job"], metric["pod"]): value for metric, value in found} == wanted
 
     eventually(up)
     nodes = {node["metadata"]["name"] for node in kube.get("nodes")["items"]}
-    packets = asked("sum by (node) (ilanet_verdict_packets_total)")
+    packets = asked('sum by (node) (ilanet_verdict_packets_total{job="pods"})')
     assert {item["metric"]["node"] for item in packets if float(item["value"][1]) > 0} == nodes
-    assert sum(float(item["value"][1]) for item in asked("ilanet_controller_serving")) == len(names) - len(nodes)
+    serving = asked('ilanet_controller_serving{job="pods"}')
+    assert sum(float(item["value"][1]) for item in serving) == len(names) - len(nodes)
+    assert asked("etcd_server_has_leader")
 
     def rates() -> None:
         assert asked("rate(ilanet_controller_call_seconds_count[1m])")
 
     eventually(rates)  # it takes two scrapes
+    up("min_over_time(up[5m])")
 
 
 def test_promtool_is_content(kube: Kubectl) -> None:
@@ -112,18 +153,19 @@ def test_promtool_is_content(kube: Kubectl) -> None:
 
 
 def test_the_pod_monitors_name_what_is_there(kube: Kubectl) -> None:
-    """Ports and labels of deploy/podmonitor are those of the pods."""
-    system = Kubectl(kube.words, SYSTEM)
-    files = sorted((SOURCE / "deploy/podmonitor").glob("*.yaml"))
-    trees = [tree for file in files for tree in yaml.safe_load_all(file.read_text()) if tree["kind"] == "PodMonitor"]
-    assert trees
-    for tree in trees:
-        selector = tree["spec"]["selector"]
-        words = [f"{key}={value}" for key, value in selector["matchLabels"].items()]
-        words += [f"{one['key']} in ({','.join(one['values'])})" for one in selector.get("matchExpressions", [])]
-        chosen = system.get("pods", "-l", ",".join(words))["items"]
-        assert chosen
-        for endpoint in tree["spec"]["podMetricsEndpoints"]:
-            for pod in chosen:
-                ports = {port["name"] for container in pod["spec"]["containers"] for port in container.get("ports", [])}
+    """Ports and paths of deploy/podmonitor are those of the pods, and the same as the annotations'."""
+    for monitor in monitors():
+        for endpoint in monitor["spec"]["podMetricsEndpoints"]:
+            for pod in chosen(kube, monitor):
+                ports = {
+                    port["name"]: port["containerPort"]
+                    for container in pod["spec"]["containers"]
+                    for port in container.get("ports", [])
+                }
                 assert endpoint["port"] in ports
+                annotations = pod["metadata"].get("annotations", {})
+                said = (annotations.get("prometheus.io/port"), annotations.get("prometheus.io/path"))
+                if pod["metadata"]["labels"]["app.kubernetes.io/component"] != "etcd":
+                    assert said == (str(ports[endpoint["port"]]), endpoint["path"])
+                else:
+                    assert said == (None, None)  # its port is closed to pods, and so to a Prometheus in one
