@@ -147,7 +147,8 @@ class Controller:
             try:
                 return await service.start()
             except StoreError as error:
-                self._standing.waiting(f"{error}; is etcd at {self._channel.name} ([etcd] of controller.toml)?")
+                where = f"etcd at {self._channel.name} ([etcd] of controller.toml)"
+                self._standing.waiting(f"{where} is not ready: {error}")
                 await asyncio.sleep(_PAUSE)
 
     def _describe(self) -> dict[str, object]:

@@ -163,8 +163,8 @@ class ClusterSide:
                 try:
                     await etcd_users.set_up(channel)
                 except StoreError as error:
-                    at = channel.name
-                    self._standing.waiting(f"no users yet: {error}; is etcd at {at} ([etcd] of controller.toml)?")
+                    where = f"etcd at {channel.name} ([etcd] of controller.toml)"
+                    self._standing.waiting(f"{where} has no users yet: {error}")
                     await asyncio.sleep(1.0)
                 else:
                     return

@@ -397,12 +397,13 @@ def test_sigterm_while_waiting_for_etcd(tmp_path: Path) -> None:
     process.write_setting()
     process.start()
     try:
-        while "etcd is not ready" not in process.tail():
+        words = "etcd at 127.0.0.1:1 ([etcd] of controller.toml) is not ready: "
+        while words not in process.tail():
             process.check()
         assert told(process, "/healthz") == (200, "ok\n")
         status, reason = told(process, "/readyz")
         assert status == 503
-        assert reason.startswith("etcd is not ready: ")
+        assert reason.startswith(words)
         assert json.loads(told(process, "/status")[1])["reason"] == reason.strip()
         process.signal(signal.SIGTERM)
         assert process._wait(10)
