@@ -6,6 +6,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+import threading
 from collections.abc import Callable, Collection
 
 from agent.core.network import NetworkError
@@ -36,14 +37,16 @@ class ProbeNamespace:
     def __init__(self, *, answering: Collection[ipaddress.IPv6Address] = ()) -> None:
         """Take addresses of Services that this end may ask: what they answer is let in."""
         self._answering = frozenset(answering)
+        self._making = threading.Lock()
         self._descriptor: int | None = None
 
     @property
     def descriptor(self) -> int:
-        """The namespace, made the first time that it is asked for."""
-        if self._descriptor is None:
-            self._descriptor = new_namespace()
-        return self._descriptor
+        """The namespace, made the first time that it is asked for; several threads may ask at once."""
+        with self._making:
+            if self._descriptor is None:
+                self._descriptor = new_namespace()
+            return self._descriptor
 
     def admit(self, sources: Collection[ipaddress.IPv6Address]) -> None:
         """Let in what these addresses send, and ICMPv6; by nf_tables, so that the rest costs no process anything."""

@@ -8,14 +8,17 @@ import itertools
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from agent.core.network import host_name
 from agent.core.probes import Message, Say
+from agent.kernel.probe_place import ProbeNamespace
 from ila.address import Identifier
 from ila.mapping import OwnerName, mapping_key, owner_key, probe_identifier
 from lab.cluster import Cluster
@@ -128,6 +131,21 @@ def test_all_is_well_where_it_is(shape: str, host_path: str) -> None:
             for (_, verdict), count in cluster.verdicts(host).items()
             if verdict in ("spoofed_source", "closed_port", "no_endpoint")
         )
+
+
+def test_an_end_has_one_namespace_however_many_ask_at_once() -> None:
+    """Probes and the look at Services begin together: a socket in another namespace than the link's hears nothing."""
+    for _ in range(20):
+        place, together = ProbeNamespace(), threading.Barrier(6)
+
+        def ask(place: ProbeNamespace = place, together: threading.Barrier = together) -> int:
+            together.wait()
+            return place.descriptor
+
+        with ThreadPoolExecutor(6) as threads:
+            found = {asked.result() for asked in [threads.submit(ask) for _ in range(6)]}
+        place.close()
+        assert len(found) == 1
 
 
 def test_a_strict_source_check_is_named(routed: Cluster) -> None:
