@@ -34,6 +34,10 @@ SMALLEST_MTU = 1280
 _MARK = "ilanet"
 
 
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
 class NetworkError(Exception):
     """The kernel refused or is not as it must be; the message names the object and the reason."""
 
@@ -177,12 +181,12 @@ class RouteKind(enum.Enum):
 class Route:
     """A route of the main table that bears our protocol number."""
 
-    destination: ipaddress.IPv6Network
+    destination: IpNetwork
     device: int = 0
     """Interface index; 0 for unreachable."""
 
-    gateway: ipaddress.IPv6Address | None = None
-    source: ipaddress.IPv6Address | None = None
+    gateway: IpAddress | None = None
+    source: IpAddress | None = None
     mtu: int = 0
     """Bytes; 0: the device's."""
 
@@ -194,7 +198,7 @@ class Route:
 class Neighbour:
     """A permanent neighbour entry that bears our protocol number."""
 
-    address: ipaddress.IPv6Address
+    address: IpAddress
     device: int
     mac: bytes
 

@@ -69,6 +69,8 @@ def _matters(raw: bytes) -> bool:
     for kind, _, _, body in messages(raw):
         if kind not in (rtnetlink.NEW_NEIGHBOUR, rtnetlink.DELETE_NEIGHBOUR):
             return True
+        if body[0] not in rtnetlink.FAMILIES.values():
+            continue  # a bridge has learnt a MAC address
         _, permanent, ours = rtnetlink.parse_neighbour(body)
         if permanent or ours:
             return True

@@ -11,7 +11,7 @@ import ipaddress
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from agent.core.network import Device, Hop, HostState, Neighbour, NetworkError, Route
+from agent.core.network import Device, Hop, HostState, IpAddress, Neighbour, NetworkError, Route
 from agent.core.ports import Records
 from agent.kernel import rtnetlink, sysctl
 from agent.kernel.netlink import NetlinkError, Request, Socket
@@ -63,8 +63,8 @@ class KernelHost:
                 raise
         return Hop(
             device=listed.route.device,
-            gateway=listed.route.gateway,
-            source=listed.route.source,
+            gateway=_ipv6(listed.route.gateway),
+            source=_ipv6(listed.route.source),
             ours=listed.protocol == rtnetlink.ROUTE_PROTOCOL,
         )
 
@@ -88,6 +88,10 @@ class KernelHost:
             _apply(netlink, [rtnetlink.delete_route(route) for route in _our_routes(netlink)])
             _apply(netlink, [rtnetlink.delete_neighbour(found) for found in _our_neighbours(netlink)])
         self._sysctls.restore()
+
+
+def _ipv6(address: IpAddress | None) -> ipaddress.IPv6Address | None:
+    return address if isinstance(address, ipaddress.IPv6Address) else None
 
 
 def _with_learnt_routes(netlink: Socket, underlay: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ import socket
 import struct
 from dataclasses import dataclass
 
-from agent.core.network import Neighbour, Route, RouteKind
+from agent.core.network import IpAddress, Neighbour, Route, RouteKind
 from agent.kernel.netlink import CREATE, EXCLUSIVE, REPLACE, Request, attribute, attributes, nest, number, text
 from agent.kernel.netlink import to_number as _number
 from agent.kernel.netlink import to_text as _text
@@ -35,6 +35,8 @@ TENTATIVE, DAD_FAILED = 0x40, 0x08
 
 _NO_DAD, _NO_PREFIX_ROUTE = 0x02, 0x200
 _MAIN_TABLE = 254
+_LINK_SCOPE = 253
+_ON_LINK = 0x4
 _MTU_METRIC = 2
 _NO_COUNTERS = number(29, 1 << 3)  # IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS: more than half of an answer
 _ADDRESS_GENERATION_NONE = 1
@@ -44,6 +46,8 @@ _ADDRESS = struct.Struct("=BBBBI")
 _ROUTE = struct.Struct("=BBBBBBBBI")
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")
 _IPV6 = socket.AF_INET6
+FAMILIES = {4: socket.AF_INET, 6: _IPV6}
+"""By the version of an address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,7 @@ class Address:
     """An address of an interface as the kernel lists it."""
 
     device: int
-    address: ipaddress.IPv6Address
+    address: IpAddress
     prefix_length: int
     flags: int
 
@@ -163,16 +167,16 @@ def parse_namespace_id(body: bytes) -> int:
     return _number(attributes(body[4:]).get(1))
 
 
-def new_address(index: int, address: ipaddress.IPv6Address) -> Request:
-    """Add a /128 that is valid at once: without duplicate address detection and without a prefix route."""
-    body = _ADDRESS.pack(_IPV6, 128, _NO_DAD, 0, index)
-    body += attribute(1, address.packed) + number(8, _NO_DAD | _NO_PREFIX_ROUTE)
+def new_address(index: int, address: IpAddress) -> Request:
+    """Add a single address that is valid at once: without duplicate address detection and without a prefix route."""
+    body = _ADDRESS.pack(FAMILIES[address.version], address.max_prefixlen, _NO_DAD, 0, index)
+    body += attribute(1, address.packed) + attribute(2, address.packed) + number(8, _NO_DAD | _NO_PREFIX_ROUTE)
     return Request(NEW_ADDRESS, body, f"address {address}", CREATE | REPLACE)
 
 
-def dump_addresses() -> Request:
-    """Ask for all IPv6 addresses."""
-    return Request(GET_ADDRESS, _ADDRESS.pack(_IPV6, 0, 0, 0, 0), "the list of addresses")
+def dump_addresses(version: int = 6) -> Request:
+    """Ask for all addresses of a version of IP."""
+    return Request(GET_ADDRESS, _ADDRESS.pack(FAMILIES[version], 0, 0, 0, 0), "the list of addresses")
 
 
 def parse_address(body: bytes) -> Address:
@@ -181,14 +185,20 @@ def parse_address(body: bytes) -> Address:
     found = attributes(body[_ADDRESS.size :])
     return Address(
         device=index,
-        address=ipaddress.IPv6Address(found[1]),
+        address=ipaddress.ip_address(found[1]),
         prefix_length=length,
         flags=_number(found.get(8), flags),
     )
 
 
 def _route(kind: int, route: Route, flags: int = 0) -> Request:
-    header = _ROUTE.pack(_IPV6, route.destination.prefixlen, 0, 0, _MAIN_TABLE, ROUTE_PROTOCOL, 0, route.kind.value, 0)
+    destination, scope, on_link = route.destination, 0, 0
+    if destination.version == 4:  # IPv6 has neither, and knows its link-local next hops by themselves
+        scope, on_link = (_LINK_SCOPE, 0) if route.gateway is None else (0, _ON_LINK)
+    header = _ROUTE.pack(
+        *(FAMILIES[destination.version], destination.prefixlen, 0, 0, _MAIN_TABLE, ROUTE_PROTOCOL, scope),
+        *(route.kind.value, on_link),
+    )
     body = [header, attribute(1, route.destination.network_address.packed), number(6, route.metric)]
     if route.device:
         body.append(number(4, route.device))
@@ -216,28 +226,28 @@ def delete_route(route: Route) -> Request:
     return _route(DELETE_ROUTE, route)
 
 
-def dump_routes(protocol: int = 0) -> Request:
-    """Ask for the main table's IPv6 routes, or those of one protocol."""
-    header = _ROUTE.pack(_IPV6, 0, 0, 0, _MAIN_TABLE, protocol, 0, 0, 0)
+def dump_routes(protocol: int = 0, version: int = 6) -> Request:
+    """Ask for the main table's routes of a version of IP, or those of one protocol."""
+    header = _ROUTE.pack(FAMILIES[version], 0, 0, 0, _MAIN_TABLE, protocol, 0, 0, 0)
     return Request(GET_ROUTE, header, "the list of routes")
 
 
-def find_route(address: ipaddress.IPv6Address) -> Request:
+def find_route(address: IpAddress) -> Request:
     """Ask where a packet to the address would go; ENETUNREACH and the like if nowhere."""
-    header = _ROUTE.pack(_IPV6, 128, 0, 0, 0, 0, 0, 0, 0)
+    header = _ROUTE.pack(FAMILIES[address.version], address.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
     return Request(GET_ROUTE, header + attribute(1, address.packed), f"route to {address}")
 
 
 def parse_route(body: bytes) -> ListedRoute:
     """Return the route in a message's body."""
-    _, length, _, _, table, protocol, _, kind, _ = _ROUTE.unpack_from(body)
+    family, length, _, _, table, protocol, _, kind, _ = _ROUTE.unpack_from(body)
     found = attributes(body[_ROUTE.size :])
     unreachable = kind == RouteKind.UNREACHABLE.value
     metrics = attributes(found.get(8, b""))
-    destination = int.from_bytes(found.get(1, bytes(16)), "big")
+    zero = bytes(16 if family == _IPV6 else 4)
     return ListedRoute(
         route=Route(
-            destination=ipaddress.IPv6Network((destination, length)),
+            destination=ipaddress.ip_network((found.get(1, zero), length)),
             device=0 if unreachable else _number(found.get(4)),
             gateway=_address(found.get(5)),
             source=_address(found.get(7)),
@@ -251,12 +261,13 @@ def parse_route(body: bytes) -> ListedRoute:
     )
 
 
-def _address(raw: bytes | None) -> ipaddress.IPv6Address | None:
-    return None if raw is None else ipaddress.IPv6Address(raw)
+def _address(raw: bytes | None) -> IpAddress | None:
+    return None if raw is None else ipaddress.ip_address(raw)
 
 
 def _neighbour(kind: int, neighbour: Neighbour, flags: int = 0) -> Request:
-    body = _NEIGHBOUR.pack(_IPV6, neighbour.device, PERMANENT, 0, 0) + attribute(1, neighbour.address.packed)
+    body = _NEIGHBOUR.pack(FAMILIES[neighbour.address.version], neighbour.device, PERMANENT, 0, 0)
+    body += attribute(1, neighbour.address.packed)
     if kind == NEW_NEIGHBOUR:
         body += attribute(2, neighbour.mac) + attribute(12, bytes([ROUTE_PROTOCOL]))
     return Request(kind, body, f"neighbour {neighbour.address}", flags)
@@ -272,14 +283,14 @@ def delete_neighbour(neighbour: Neighbour) -> Request:
     return _neighbour(DELETE_NEIGHBOUR, neighbour)
 
 
-def dump_neighbours() -> Request:
-    """Ask for all IPv6 neighbours."""
-    return Request(GET_NEIGHBOUR, _NEIGHBOUR.pack(_IPV6, 0, 0, 0, 0), "the list of neighbours")
+def dump_neighbours(version: int = 6) -> Request:
+    """Ask for all neighbours of a version of IP."""
+    return Request(GET_NEIGHBOUR, _NEIGHBOUR.pack(FAMILIES[version], 0, 0, 0, 0), "the list of neighbours")
 
 
-def find_neighbour(device: int, address: ipaddress.IPv6Address) -> Request:
+def find_neighbour(device: int, address: IpAddress) -> Request:
     """Ask for one neighbour; ENOENT if there is none."""
-    header = _NEIGHBOUR.pack(_IPV6, device, 0, 0, 0)
+    header = _NEIGHBOUR.pack(FAMILIES[address.version], device, 0, 0, 0)
     return Request(GET_NEIGHBOUR, header + attribute(1, address.packed), f"neighbour {address}")
 
 
@@ -288,7 +299,7 @@ def parse_neighbour(body: bytes) -> tuple[Neighbour, bool, bool]:
     _, index, state, _, _ = _NEIGHBOUR.unpack_from(body)
     found = attributes(body[_NEIGHBOUR.size :])
     neighbour = Neighbour(
-        address=ipaddress.IPv6Address(found[1]),
+        address=ipaddress.ip_address(found[1]),
         device=index,
         mac=found.get(2, b""),
     )

@@ -315,6 +315,26 @@ async def test_changes_are_announced(lab: Lab) -> None:
         changes.close()
 
 
+async def test_what_ipv4_and_bridges_learn_is_no_change_and_no_error(lab: Lab) -> None:
+    """A host has both families, and its bridges announce MAC addresses as if they were neighbours."""
+    for namespace, address in ((lab.host, "192.0.2.1/24"), (lab.router, "192.0.2.2/24")):
+        namespace.run("ip", "address", "add", address, "dev", "eth0")
+    for words in (["br0", "type", "bridge"], ["x", "type", "veth", "peer", "name", "y"]):
+        lab.host.run("ip", "link", "add", *words)
+    for words in (["x", "master", "br0"], ["br0", "up"], ["x", "up"], ["y", "up"]):
+        lab.host.run("ip", "link", "set", *words)
+    await asyncio.sleep(2.2)
+    changes = lab.inside(KernelChanges.open)
+    try:
+        lab.host.run("ping", "-c1", "-W1", "192.0.2.2")
+        lab.host.run("bridge", "fdb", "add", "02:00:00:00:00:99", "dev", "x", "master", "dynamic")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await changes.wait()
+    finally:
+        changes.close()
+
+
 async def test_more_changes_than_fit_are_a_change(lab: Lab) -> None:
     """An overflow of the socket is no error."""
     changes = lab.inside(KernelChanges.open)

@@ -3,6 +3,7 @@ import contextlib
 import errno
 import ipaddress
 import struct
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from agent.core.datapath import NextHop
 from agent.core.network import (
     UNDERLAY_GATEWAY,
     Device,
+    IpAddress,
     Neighbour,
     NetworkError,
     PodLink,
@@ -25,9 +27,6 @@ from agent.core.network import (
 from agent.kernel import rtnetlink
 from agent.kernel.netlink import Request, attribute, attributes, failure, messages, nest, pack, text
 from ila.address import Locator, SirPrefix
-
-ADDRESSES = st.ip_addresses(v=6)
-SOME = st.none() | ADDRESSES
 
 
 @given(st.dictionaries(st.integers(1, 100), st.binary(max_size=40)))
@@ -61,30 +60,33 @@ def test_an_error_names_the_object_and_quotes_the_kernel() -> None:
     assert failure(0, struct.pack("=i", 0) + header, "x") is None
 
 
-def routes(kind: RouteKind) -> st.SearchStrategy[Route]:
+def routes(kind: RouteKind, version: Literal[4, 6]) -> st.SearchStrategy[Route]:
+    addresses = st.ip_addresses(v=version)
     return st.builds(
         Route,
         destination=st.builds(
-            lambda base, length: ipaddress.IPv6Network((base, length), strict=False), ADDRESSES, st.integers(0, 128)
+            lambda base, length: ipaddress.ip_network((base, length), strict=False),
+            addresses,
+            st.integers(0, 32 if version == 4 else 128),
         ),
         device=st.integers(1, 2**31 - 1) if kind is RouteKind.UNICAST else st.just(0),
-        gateway=SOME,
-        source=SOME,
+        gateway=st.none() | addresses,
+        source=st.none() | addresses,
         mtu=st.integers(0, 65535),
         metric=st.integers(1, 2**32 - 1),
         kind=st.just(kind),
     )
 
 
-@given(routes(RouteKind.UNICAST) | routes(RouteKind.UNREACHABLE))
+@given(routes(RouteKind.UNICAST, 6) | routes(RouteKind.UNREACHABLE, 6) | routes(RouteKind.UNICAST, 4))
 def test_routes_come_back(route: Route) -> None:
     """A request and a listed route have the same form."""
     listed = rtnetlink.parse_route(rtnetlink.add_route(route).body)
     assert (listed.route, listed.protocol, listed.table) == (route, rtnetlink.ROUTE_PROTOCOL, 254)
 
 
-@given(ADDRESSES, st.integers(1, 2**31 - 1), st.binary(min_size=6, max_size=6))
-def test_neighbours_come_back(address: ipaddress.IPv6Address, device: int, mac: bytes) -> None:
+@given(st.ip_addresses(), st.integers(1, 2**31 - 1), st.binary(min_size=6, max_size=6))
+def test_neighbours_come_back(address: IpAddress, device: int, mac: bytes) -> None:
     """Permanent, and with our mark."""
     neighbour = Neighbour(address=address, device=device, mac=mac)
     assert rtnetlink.parse_neighbour(rtnetlink.put_neighbour(neighbour).body) == (neighbour, True, True)
