@@ -28,6 +28,7 @@ from agent.conflist import Conflist
 from agent.conflist import remove as remove_conflist
 from agent.controller import GrpcController
 from agent.core.datapath import DatapathError
+from agent.core.ipv4 import Ipv4Pool
 from agent.core.mappings import MappingTable
 from agent.core.network import NetworkError
 from agent.core.probe_rounds import Rounds
@@ -182,6 +183,7 @@ class Agent:
             table=self._endpoints,
             releases=self._releases,
             reserve=self._reserve,
+            ipv4=None if config.ipv4_network is None else Ipv4Pool(config.ipv4_network),
             timings=StepTimings(registry=self._registry),
             pool=self._pool,
             wire_pool=self._wire_pool,
@@ -238,10 +240,11 @@ class Agent:
             host_path=config.host_path,
             next_hop=config.next_hop,
             reject_mark=config.reject_mark,
+            ipv4=config.ipv4_network is not None,
             controller=self._controller,
             datapath=self._datapath,
             networking=_kernel_host(config),
-            reject=RejectTable(mark=config.reject_mark, masquerade=config.masquerade),
+            reject=RejectTable(mark=config.reject_mark, masquerade=config.masquerade, ipv4=config.ipv4_network),
             records=RecordDirectory(path=config.state_directory / "node"),
             status=self._status,
             nodes=lambda: self._feed.nodes if self._feed else {},
@@ -395,6 +398,7 @@ class Agent:
                     "address": str(registration.domain.sir_prefix.address(endpoint.identifier))
                     if registration
                     else None,
+                    "ipv4": str(endpoint.ipv4.ip) if endpoint.ipv4 else None,
                 }
                 for endpoint in self._endpoints.wired()
                 if endpoint.is_pod

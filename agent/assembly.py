@@ -20,6 +20,7 @@ from typing import Protocol, TypeVar
 from agent.core.claims import pod_link
 from agent.core.datapath import Datapath, DatapathError, EndpointEntry
 from agent.core.endpoint import UNKNOWN, Endpoint, Pod, State
+from agent.core.ipv4 import Exhausted, Ipv4Pool
 from agent.core.network import InterfaceExists, NetworkError, PodLink, Wiring
 from agent.core.ports import Controller, ControllerError, Refused, Registration
 from agent.endpoint_table import EndpointTable
@@ -56,6 +57,7 @@ class Assembly:
         table: EndpointTable,
         releases: Releases,
         reserve: Reserve,
+        ipv4: Ipv4Pool | None,
         timings: Timings,
         pool: Executor,
         wire_pool: Executor,
@@ -71,6 +73,7 @@ class Assembly:
         self._table = table
         self._releases = releases
         self._reserve = reserve
+        self._ipv4 = ipv4
         self._timings = timings
         self._pool = pool
         self._wire_pool = wire_pool
@@ -87,7 +90,7 @@ class Assembly:
     ) -> Endpoint:
         """Attach a pod; CniError, or a cancellation, leaves nothing behind.
 
-        `identifier` is the one that it must have, if any, and that nobody else can.
+        `identifier` is the one that it must have, if any, and that nobody else can: of an end of probes.
         """
         started = time.perf_counter()
         blank = Endpoint(
@@ -103,9 +106,11 @@ class Assembly:
             by_stack=request.limited or request.forwarded,
             state=State.RELEASING,
         )
-        async with AsyncExitStack() as undo:
-            endpoint = await self._build(undo, blank, registration, request.netns_fd, identifier)
-            undo.pop_all()
+        with self._lent(pod, None if identifier is not None else self._ipv4) as address:
+            blank = replace(blank, ipv4=address)
+            async with AsyncExitStack() as undo:
+                endpoint = await self._build(undo, blank, registration, request.netns_fd, identifier)
+                undo.pop_all()
         self._timings.observe("add", "total", time.perf_counter() - started)
         return endpoint
 
@@ -143,6 +148,18 @@ class Assembly:
             with self._timed("record"):
                 await recording
         return endpoint
+
+    @contextmanager
+    def _lent(self, pod: Pod, pool: Ipv4Pool | None) -> Iterator[ipaddress.IPv4Interface | None]:
+        """Yield an address of the pool that no other endpoint has, if there is a pool."""
+        if pool is None:
+            yield None
+            return
+        try:
+            with pool.lend([other.ipv4.ip for other in self._table.wired() if other.ipv4 is not None]) as address:
+                yield address
+        except Exhausted as error:
+            raise TryAgain(f"no IPv4 address for pod {pod}", str(error)) from error
 
     def _from_reserve(self, blank: Endpoint, registration: Registration) -> Endpoint | None:
         """Give a pod an identifier that this node has: its own of an earlier sandbox here, or one of the reserve.

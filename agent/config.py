@@ -79,6 +79,12 @@ class AgentConfig:
     masquerade: bool = setting(settings.flag, default=False)
     """What pods send to the outside gets this node's address: where the underlay does not route the SIR prefix back."""
 
+    ipv4_network: ipaddress.IPv4Network | None = setting(settings.ipv4_network, None)
+    """Where pods get a second address from, known to their node alone, for destinations that have IPv4 alone.
+
+    The same on every node, such as 169.254.172.0/22, and used by nothing else; none: pods have IPv6 only.
+    """
+
     reject_mark: int = setting(settings.integer(1, 0xFFFF_FFFF), 0x0100_0000)
     """Packet mark, bits that nothing else on the host uses, of packets to identifiers that nothing maps."""
 

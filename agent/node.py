@@ -55,6 +55,7 @@ class Node:
         host_path: HostPath,
         next_hop: str,
         reject_mark: int,
+        ipv4: bool,
         controller: Controller,
         datapath: Datapath,
         networking: HostNetworking,
@@ -73,6 +74,7 @@ class Node:
         self._host_path = host_path
         self._next_hop = next_hop
         self._reject_mark = reject_mark
+        self._ipv4 = ipv4
         self._controller = controller
         self._datapath = datapath
         self._networking = networking
@@ -168,6 +170,7 @@ class Node:
             own_locator=registration.locator,
             locators={node.locator: node.address for name, node in others.items() if _on_link(node_hops[name])},
             pods=await self._pods(),
+            ipv4=self._ipv4,
             complete=bool(nodes),
         )
         for change in await self._in_pool(self._networking.reconcile, state):

@@ -10,7 +10,7 @@ from concurrent.futures import Executor
 
 from agent.core.claims import Locate, is_active, pod_link, wanted_entries
 from agent.core.datapath import Datapath, EndpointEntry
-from agent.core.network import HostLink, PodRoute, Wiring
+from agent.core.network import HostLink, IpAddress, PodRoute, Wiring
 from agent.core.ports import Registration
 from agent.core.status import Status
 from agent.endpoint_table import EndpointTable
@@ -50,12 +50,15 @@ class Upkeep:
         if registration is None:
             return []
         links = await self._links()
-        routes = {}
+        routes: dict[IpAddress, PodRoute] = {}
         for endpoint in sorted(self._table.wired(), key=lambda item: item.generation):
             link = links.get(endpoint.host_name)
             if link is not None and link.up:
                 pod = pod_link(endpoint, registration, self._address)
                 routes[pod.address] = PodRoute(address=pod.address, device=link.index, mac=pod.pod_mac)
+                if pod.ipv4 is not None and link.ipv4_index:
+                    address = pod.ipv4.address.ip
+                    routes[address] = PodRoute(address=address, device=link.ipv4_index, mac=pod.ipv4.pod_mac)
         return list(routes.values())
 
     async def step(self) -> None:

@@ -164,6 +164,14 @@ def address(value: object) -> ipaddress.IPv6Address:
     raise ValueError("has no IPv6 address: ilanet needs nodes with one, as in a cluster with IPv6 or both families")
 
 
+def ipv4_network(value: object) -> ipaddress.IPv4Network:
+    """Parse a network of IPv4 with room for a pod: its first address is a gateway's."""
+    network = ipaddress.IPv4Network(text(value))
+    if network.prefixlen > 30 or network.is_multicast or network.is_loopback or network.is_unspecified:
+        raise ValueError("must be a network of unicast addresses, a /30 or shorter")
+    return network
+
+
 def locator(value: object) -> Locator:
     """Parse a locator written as a /64."""
     return Locator.parse(text(value))

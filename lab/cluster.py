@@ -212,7 +212,10 @@ class Cluster:
         return process
 
     def start_agent(self, host: Host, **settings: object) -> Process:
-        """Start the agent of a host; a second call starts it again with what is on disk and pinned."""
+        """Start the agent of a host; a second call starts it again with what is on disk and pinned.
+
+        A setting that is None is left out.
+        """
         process = self.agents.get(host.name)
         if process is None or settings:
             file = self.directory / f"agent-{host.name}.toml"
@@ -265,6 +268,7 @@ class Cluster:
             **self._agent_settings,
             **settings,
         }
+        top = {name: value for name, value in top.items() if value is not None}
         return f"{lines(top)}[controller]\n{peer_lines(controller)}[etcd]\n{peer_lines(self.etcd.peer(reader))}"
 
     def wait_ready(self) -> None:

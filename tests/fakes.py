@@ -155,6 +155,7 @@ class FakeWiring(Failing):
                 up=pod.host_name not in self.down,
                 container_id=pod.container_id,
                 interface=pod.interface,
+                ipv4_index=1000 + index if pod.ipv4 else 0,
             )
             for pod, index in self.pods.values()
         ]

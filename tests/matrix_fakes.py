@@ -210,6 +210,7 @@ def in_process(directory: Path, pool: ThreadPoolExecutor) -> tuple[InProcess, Fa
         table=table,
         releases=releases,
         reserve=reserve,
+        ipv4=None,
         timings=FakeTimings(),
         pool=pool,
         wire_pool=pool,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from agent.core.datapath import EndpointEntry
 from agent.core.endpoint import Endpoint
+from agent.core.ipv4 import Ipv4Link
 from agent.core.network import HostLink, PodLink
 from agent.core.ports import Registration
 from ila.address import Locator
@@ -25,6 +26,7 @@ def pod_link(endpoint: Endpoint, registration: Registration, source: ipaddress.I
         address=registration.domain.sir_prefix.address(endpoint.identifier),
         mtu=endpoint.mtu,
         source=source,
+        ipv4=Ipv4Link(pod=endpoint.host_name, address=endpoint.ipv4, mtu=endpoint.mtu) if endpoint.ipv4 else None,
     )
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import enum
+import ipaddress
 import json
 from dataclasses import dataclass
 from typing import Any, Self
@@ -91,6 +92,9 @@ class Endpoint:
 
     state: State
 
+    ipv4: ipaddress.IPv4Interface | None = None
+    """Its address that only this node knows, with the network it is from; None: it has IPv6 only."""
+
     @property
     def is_pod(self) -> bool:
         """Whether a runtime has made it: not so of this node's own end of probes."""
@@ -108,6 +112,8 @@ class Endpoint:
         fields["identifier"] = str(self.identifier)
         fields["generation"] = [self.generation.epoch, self.generation.revision]
         fields["state"] = self.state.value
+        if fields.pop("ipv4") is not None:  # an older agent knows records without it
+            fields["ipv4"] = str(self.ipv4)
         return json.dumps({"version": _VERSION, **fields}, indent=1).encode()
 
     @classmethod
@@ -118,11 +124,13 @@ class Endpoint:
             if fields.pop("version") != _VERSION:
                 raise ValueError("unknown version")
             epoch, revision = fields.pop("generation")
+            ipv4 = fields.pop("ipv4", None)
             return cls(
                 identifier=Identifier.parse(fields.pop("identifier")),
                 pod=Pod(**fields.pop("pod")),
                 generation=Generation(int(epoch), int(revision)),
                 state=State(fields.pop("state")),
+                ipv4=None if ipv4 is None else ipaddress.IPv4Interface(ipv4),
                 **fields,
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:

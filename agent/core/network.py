@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from agent.core.datapath import NextHop
+from agent.core.ipv4 import Ipv4Link
 from ila.address import Locator, SirPrefix
 
 GATEWAY = ipaddress.IPv6Address("fe80::1")
@@ -83,6 +84,9 @@ class PodLink:
     source: ipaddress.IPv6Address | None
     """The node address: source of the host's own packets and ICMPv6 errors to the pod; None: the kernel chooses."""
 
+    ipv4: Ipv4Link | None = None
+    """The second link, for IPv4; None: the pod has IPv6 only."""
+
     @property
     def host_name(self) -> str:
         """Name of the host's end."""
@@ -125,6 +129,8 @@ class HostLink:
     up: bool
     container_id: str
     interface: str
+    ipv4_index: int = 0
+    """Interface index of the host's end of the pod's second link; 0 if there is none."""
 
 
 class Wiring(Protocol):
@@ -205,9 +211,9 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodRoute:
-    """The host's way to one of its pods."""
+    """The host's way to an address of one of its pods."""
 
-    address: ipaddress.IPv6Address
+    address: IpAddress
     device: int
     mac: bytes
 
@@ -220,6 +226,9 @@ class HostState:
     neighbours: frozenset[Neighbour]
     underlay: tuple[str, ...]
     """Devices whose default route, if learnt from router advertisements, must outlive forwarding."""
+
+    ipv4: bool = False
+    """Whether IPv4 must be forwarded too."""
 
     complete: bool = True
     """False while the other nodes are not known, as after a restart: then nothing of ours is removed."""
@@ -264,6 +273,7 @@ def host_state(
     own_locator: Locator,
     locators: Mapping[Locator, ipaddress.IPv6Address],
     pods: Iterable[PodRoute],
+    ipv4: bool = False,
     complete: bool = True,
 ) -> HostState:
     """Return what a host must have; the first underlay device carries the SIR route.
@@ -299,10 +309,12 @@ def host_state(
         routes=frozenset(routes),
         neighbours=frozenset(neighbours),
         underlay=tuple(device.name for device in underlay),
+        ipv4=ipv4,
         complete=complete,
     )
 
 
 def pod_route(pod: PodRoute, source: ipaddress.IPv6Address | None) -> Route:
-    """Return the route to a pod of this host."""
-    return Route(destination=ipaddress.IPv6Network((pod.address, 128)), device=pod.device, source=source)
+    """Return the route to a pod of this host; `source` is for IPv6."""
+    own = source if pod.address.version == 6 else None
+    return Route(destination=ipaddress.ip_network(pod.address), device=pod.device, source=own)

@@ -11,7 +11,7 @@ from typing import Self
 from agent.kernel import rtnetlink
 from agent.kernel.netlink import messages
 
-_LINK, _IPV6_ADDRESS, _IPV6_ROUTE, _NEIGHBOUR = 0x1, 0x100, 0x400, 0x4
+_LINK, _IPV6_ADDRESS, _IPV4_ROUTE, _IPV6_ROUTE, _NEIGHBOUR = 0x1, 0x100, 0x40, 0x400, 0x4
 _BUFFER = 1 << 16
 
 
@@ -27,7 +27,7 @@ class KernelChanges:
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         raw = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
         try:
-            raw.bind((0, _LINK | _IPV6_ADDRESS | _IPV6_ROUTE | _NEIGHBOUR))
+            raw.bind((0, _LINK | _IPV6_ADDRESS | _IPV4_ROUTE | _IPV6_ROUTE | _NEIGHBOUR))
         except BaseException:
             raw.close()
             raise

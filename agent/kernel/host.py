@@ -13,9 +13,9 @@ from pathlib import Path
 
 from agent.core.network import Device, Hop, HostState, IpAddress, Neighbour, NetworkError, Route
 from agent.core.ports import Records
-from agent.kernel import rtnetlink, sysctl
+from agent.kernel import ipv4, rtnetlink, sysctl
 from agent.kernel.netlink import NetlinkError, Request, Socket
-from agent.kernel.wiring import find_link, marked_links
+from agent.kernel.veth import delete, find_link, marked_links
 
 _NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL)
 """What a look-up answers where there is no route, or an unreachable, prohibiting or black hole one."""
@@ -71,11 +71,12 @@ class KernelHost:
     def reconcile(self, desired: HostState) -> Sequence[str]:
         """Read back, compare, apply; return in words what was changed (see core.network.HostNetworking)."""
         with Socket.open() as netlink:
-            changes = sysctl.wanted(self._root, _with_learnt_routes(netlink, desired.underlay))
+            changes = sysctl.wanted(self._root, _with_learnt_routes(netlink, desired.underlay), ipv4=desired.ipv4)
             self._sysctls.apply(changes)
             words = [f"sysctl {name} = {value}" for name, value in changes.items()]
             neighbours, routes = _our_neighbours(netlink), _our_routes(netlink)
-            pods = {link.index for link in marked_links(netlink)}  # last: none of theirs must look like a stray
+            links = marked_links(netlink)  # last: none of theirs must look like a stray
+            pods = {index for link in links for index in (link.index, link.ipv4_index)}
             words += _reconcile_neighbours(netlink, desired, neighbours, pods)
             words += _reconcile_routes(netlink, desired, routes, pods)
         return words
@@ -83,8 +84,9 @@ class KernelHost:
     def uninstall(self) -> None:
         """Remove all links, routes and neighbours that bear our mark, and restore the sysctls."""
         with Socket.open() as netlink:
-            requests = [rtnetlink.delete_link(link.index, link.name) for link in marked_links(netlink)]
-            _apply(netlink, requests)
+            for link in marked_links(netlink):
+                ipv4.unwire(netlink, link.name)
+                delete(netlink, link.index, link.name)
             _apply(netlink, [rtnetlink.delete_route(route) for route in _our_routes(netlink)])
             _apply(netlink, [rtnetlink.delete_neighbour(found) for found in _our_neighbours(netlink)])
         self._sysctls.restore()
@@ -106,12 +108,18 @@ def _with_learnt_routes(netlink: Socket, underlay: Sequence[str]) -> list[str]:
 
 
 def _our_routes(netlink: Socket) -> set[Route]:
-    listed = map(rtnetlink.parse_route, netlink.dump(rtnetlink.dump_routes(rtnetlink.ROUTE_PROTOCOL)))
+    bodies = (
+        body
+        for version in rtnetlink.FAMILIES
+        for body in netlink.dump(rtnetlink.dump_routes(rtnetlink.ROUTE_PROTOCOL, version))
+    )
+    listed = map(rtnetlink.parse_route, bodies)
     return {found.route for found in listed if found.protocol == rtnetlink.ROUTE_PROTOCOL}
 
 
 def _our_neighbours(netlink: Socket) -> set[Neighbour]:
-    listed = map(rtnetlink.parse_neighbour, netlink.dump(rtnetlink.dump_neighbours()))
+    bodies = (body for version in rtnetlink.FAMILIES for body in netlink.dump(rtnetlink.dump_neighbours(version)))
+    listed = map(rtnetlink.parse_neighbour, bodies)
     return {neighbour for neighbour, permanent, ours in listed if ours and permanent}
 
 

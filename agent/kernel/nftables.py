@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent's one nf_tables table: answers what nothing maps, closes our own ports to pods, masquerades."""
+"""The agent's tables of nf_tables: answer what nothing maps, close our own ports to pods, masquerade, carry IPv4."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import json
 from collections.abc import Collection
 from typing import Any
 
+from agent.core.ipv4 import HOST_PREFIX
 from agent.core.network import NetworkError
 from ila.address import SirPrefix
 
 _LIBRARY = "libnftables.so.1"
 _JSON = 1 << 4
 _TABLE = "ilanet"
-_VERSION = 4
+_VERSION = 5
 """Of the way in which the table is told to be ours; its rules are told apart by a digest of their text."""
 
 _COMMENT = "COMMENT"
@@ -60,36 +61,84 @@ class Nftables:
             self._library.nft_ctx_free(context)
 
 
+class _Table:
+    """The agent's table of one family: right as a whole, or made anew as a whole."""
+
+    def __init__(self, family: str) -> None:
+        self._family = family
+        self._name = f"{family} {_TABLE}"
+
+    def ensure(self, nftables: Nftables, rules: str) -> bool:
+        """Make the table right and tell whether it had to be changed; a right one keeps its counters."""
+        comment = f"ilanet {_VERSION} {hashlib.sha256(rules.encode()).hexdigest()[:12]}"
+        if self._present(nftables) == [comment] * rules.count(_COMMENT):
+            return False
+        text = rules.replace(_COMMENT, f'comment "{comment}"')
+        nftables.run(f"table {self._name} {{}}\ndelete table {self._name}\ntable {self._name} {{\n{text}\n}}")
+        return True
+
+    def remove(self, nftables: Nftables) -> bool:
+        """Remove the table and tell whether there was one."""
+        if not self._exists(nftables):
+            return False
+        nftables.run(f"delete table {self._name}")
+        return True
+
+    def _exists(self, nftables: Nftables) -> bool:
+        listing = json.loads(nftables.run(f"list tables {self._family}"))["nftables"]
+        return any(item.get("table", {}).get("name") == _TABLE for item in listing)
+
+    def _present(self, nftables: Nftables) -> list[str]:
+        if not self._exists(nftables):
+            return []
+        items: list[dict[str, Any]] = json.loads(nftables.run(f"list table {self._name}"))["nftables"]
+        return [item["rule"].get("comment", "") for item in items if "rule" in item]
+
+
+_IPV6_TABLE, _IPV4_TABLE = _Table("ip6"), _Table("ip")
+
+
 class RejectTable:
     """The rules for packets that the datapath marked: ICMPv6 unreachable code 3 up to a rate, then silence.
 
     And for packets of pods to ports of ilanet on this host, which the datapath does not see as such, by way of a
     Service, say: they are dropped.  And, if that is wanted, for what pods send to the outside: it gets the node's
-    address, unless it is for another pod, a node, this link or a multicast group.
+    address, unless it is for another pod, a node, this link or a multicast group.  And, where pods have node-local
+    addresses of IPv4, for what they send by them: it goes out with the node's own, and nowhere else.
     """
 
-    def __init__(self, *, mark: int, masquerade: bool = False, per_second: int = 100, burst: int = 50) -> None:
-        """Match packets that have all bits of `mark`; answer `per_second` of them after a burst."""
+    def __init__(
+        self,
+        *,
+        mark: int,
+        masquerade: bool = False,
+        ipv4: ipaddress.IPv4Network | None = None,
+        per_second: int = 100,
+        burst: int = 50,
+    ) -> None:
+        """Match packets that have all bits of `mark`; answer `per_second` of them after a burst.
+
+        ipv4: where the node-local addresses are from.
+        """
         self._mark, self._masquerade, self._per_second, self._burst = mark, masquerade, per_second, burst
+        self._ipv4 = ipv4
 
     def ensure(
         self, *, sir_prefix: SirPrefix, closed_ports: Collection[int], nodes: Collection[ipaddress.IPv6Address]
     ) -> bool:
         """Make the table right and tell whether it had to be changed; a right one keeps its counters."""
         nftables = Nftables()
-        rules = self._rules(sir_prefix, closed_ports)
-        comment = f"ilanet {_VERSION} {hashlib.sha256(rules.encode()).hexdigest()[:12]}"
-        if self._present(nftables) == [comment] * rules.count(_COMMENT):
-            return self._ensure_nodes(nftables, nodes)
-        table = f"table ip6 {_TABLE}"
-        text = rules.replace(_COMMENT, f'comment "{comment}"')
-        nftables.run(f"{table} {{}}\ndelete {table}\n{table} {{\n{text}\n}}")
-        self._ensure_nodes(nftables, nodes)
-        return True
+        changed = _IPV6_TABLE.ensure(nftables, self._rules(sir_prefix, closed_ports))
+        changed = self._ensure_nodes(nftables, nodes) or changed
+        if self._ipv4 is None:
+            return _IPV4_TABLE.remove(nftables) or changed
+        return _IPV4_TABLE.ensure(nftables, _ipv4_rules(self._ipv4, closed_ports)) or changed
 
     def remove(self) -> None:
-        """Remove the table; none is no error."""
-        Nftables().run(f"table ip6 {_TABLE} {{}}\ndelete table ip6 {_TABLE}")
+        """Remove the tables; none is no error."""
+        nftables = Nftables()
+        for table in (_IPV6_TABLE, _IPV4_TABLE):
+            table.remove(nftables)
 
     def _rules(self, sir_prefix: SirPrefix, closed_ports: Collection[int]) -> str:
         match = f"meta mark & {self._mark:#x} == {self._mark:#x}"
@@ -110,7 +159,7 @@ class RejectTable:
             chains.append(
                 f"""chain input {{
                   type filter hook input priority filter - 10; policy accept;
-                  ip6 saddr {sir_prefix} meta l4proto {{ tcp, udp }} th dport {{ {ports} }} counter drop {_COMMENT}
+                  ip6 saddr {sir_prefix} {_ports(ports)} counter drop {_COMMENT}
                 }}"""
             )
         if self._masquerade:
@@ -138,9 +187,32 @@ class RejectTable:
             nftables.run("\n".join(changes))
         return bool(changes)
 
-    def _present(self, nftables: Nftables) -> list[str]:
-        listing = json.loads(nftables.run("list tables ip6"))["nftables"]
-        if not any(item.get("table", {}).get("name") == _TABLE for item in listing):
-            return []
-        items: list[dict[str, Any]] = json.loads(nftables.run(f"list table ip6 {_TABLE}"))["nftables"]
-        return [item["rule"].get("comment", "") for item in items if "rule" in item]
+
+def _ports(ports: str) -> str:
+    return f"meta l4proto {{ tcp, udp }} th dport {{ {ports} }}"
+
+
+def _ipv4_rules(network: ipaddress.IPv4Network, closed_ports: Collection[int]) -> str:
+    """Return what holds pods to their own addresses and to the outside: each other they reach by IPv6."""
+    links = f'"{HOST_PREFIX}*"'
+    ports = ", ".join(map(str, sorted(closed_ports)))
+    closed = f"iifname {links} {_ports(ports)} counter drop {_COMMENT}" if ports else ""
+    return f"""
+    chain prerouting {{
+      type filter hook prerouting priority raw; policy accept;
+      iifname {links} fib saddr . iif oif missing counter drop {_COMMENT}
+      iifname {links} ip saddr != {network} counter drop {_COMMENT}
+    }}
+    chain input {{
+      type filter hook input priority filter - 10; policy accept;
+      {closed}
+    }}
+    chain forward {{
+      type filter hook forward priority filter - 10; policy accept;
+      iifname {links} oifname {links} counter drop {_COMMENT}
+      oifname {links} ct state new counter drop {_COMMENT}
+    }}
+    chain postrouting {{
+      type nat hook postrouting priority srcnat - 10; policy accept;
+      ip saddr {network} oifname != {links} counter masquerade {_COMMENT}
+    }}"""

@@ -17,6 +17,7 @@ _CONF = "net/ipv6/conf"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _RECORD = "sysctls"
 FORWARDING = f"{_CONF}/all/forwarding"
+IPV4_FORWARDING = "net/ipv4/ip_forward"
 
 
 def read(root: Path, name: str) -> str | None:
@@ -37,8 +38,11 @@ def write(root: Path, name: str, value: str) -> None:
         raise NetworkError(f"sysctl {name} = {value}: {error.strerror}") from error
 
 
-def wanted(root: Path, underlay: Iterable[str]) -> dict[str, str]:
-    """Return what has to change, in order: turning forwarding on deletes routes learnt where accept_ra is 1."""
+def wanted(root: Path, underlay: Iterable[str], *, ipv4: bool = False) -> dict[str, str]:
+    """Return what has to change, in order: turning forwarding on deletes routes learnt where accept_ra is 1.
+
+    ipv4: it is to be forwarded too.
+    """
     changes = {}
     for device in underlay:
         name = f"{_CONF}/{device}/accept_ra"
@@ -46,6 +50,8 @@ def wanted(root: Path, underlay: Iterable[str]) -> dict[str, str]:
             changes[name] = "2"
     if read(root, FORWARDING) != "1":
         changes[FORWARDING] = "1"
+    if ipv4 and read(root, IPV4_FORWARDING) != "1":
+        changes[IPV4_FORWARDING] = "1"
     return changes
 
 

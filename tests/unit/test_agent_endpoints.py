@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ import pytest
 from agent.assembly import Assembly
 from agent.core.datapath import DatapathError, EndpointEntry
 from agent.core.endpoint import RecordError, State
+from agent.core.ipv4 import Ipv4Pool
 from agent.core.mappings import MappingTable
 from agent.core.network import InterfaceExists, NetworkError, host_name
 from agent.core.ports import ControllerError, Refused
@@ -54,6 +56,7 @@ class Node:
     reserve: Reserve = field(init=False)
     reserve_records: FakeRecords = field(default_factory=FakeRecords)
     reserve_size: int = 0
+    ipv4: Ipv4Pool | None = None
     status: Status = field(init=False)
     upkeep: Upkeep = field(init=False)
 
@@ -100,6 +103,7 @@ class Node:
             table=records,
             releases=self.releases,
             reserve=self.reserve,
+            ipv4=self.ipv4,
             timings=FakeTimings(),
             pool=self.pool,
             wire_pool=self.pool,
@@ -430,3 +434,59 @@ async def test_no_route_over_a_link_that_is_down(node: Node) -> None:
     assert [route.device for route in await node.upkeep.routes()] == [node.wiring.pods[whole][1]]
     node.wiring.down = set()
     assert len(await node.upkeep.routes()) == 2
+
+
+NETWORK = ipaddress.IPv4Network("169.254.172.0/29")
+
+
+def ipv4_of(node: Node, name: str) -> str:
+    """Return the address of IPv4 that a pod is wired with, '' if it has none."""
+    link = node.wiring.pods[host_name(f"c-{name}", "eth0")][0].ipv4
+    return str(link.address.ip) if link else ""
+
+
+async def test_pods_get_addresses_of_ipv4_that_no_other_has(node: Node) -> None:
+    """Also those that start together; the runtime hears of none; records have them, so a restart keeps them."""
+    node.ipv4 = Ipv4Pool(NETWORK)
+    node.restart()
+    answers = await asyncio.gather(*(node.endpoints.add(add(f"pod{number}")) for number in range(5)))
+    given = {ipv4_of(node, f"pod{number}") for number in range(5)}
+    assert given == {f"169.254.172.{last}" for last in range(2, 7)}
+    assert all(answer.address.version == 6 for answer in answers)
+    node.ipv4 = Ipv4Pool(NETWORK)
+    node.restart()
+    with pytest.raises(CniError, match="no IPv4 address for pod default/more") as caught:
+        await node.endpoints.add(add("more"))
+    assert caught.value.code is Code.TRY_AGAIN_LATER
+    assert "all 5 addresses of 169.254.172.0/29 are in use" in caught.value.details
+    freed = ipv4_of(node, "pod3")
+    await node.endpoints.delete(delete("c-pod3"))
+    await node.endpoints.add(add("more"))
+    assert ipv4_of(node, "more") == freed
+
+
+async def test_an_add_that_fails_keeps_no_address_of_ipv4(node: Node) -> None:
+    """It is free again, and comes last."""
+    node.ipv4 = Ipv4Pool(ipaddress.IPv4Network("169.254.172.0/30"))
+    node.restart()
+    node.wiring.fail_next["wire"] = NetworkError("no memory")
+    with pytest.raises(CniError):
+        await node.endpoints.add(add("web"))
+    await node.endpoints.add(add("web"))
+    assert ipv4_of(node, "web") == "169.254.172.2"
+
+
+async def test_the_host_s_ways_to_both_addresses(node: Node) -> None:
+    """What reconciling puts back; and pods of before the setting, or after it, stay as they are."""
+    await node.endpoints.add(add("before"))
+    node.ipv4 = Ipv4Pool(NETWORK)
+    node.restart()
+    await node.endpoints.add(add("web"))
+    index = node.wiring.pods[host_name("c-web", "eth0")][1]
+    ways = {str(way.address): way.device for way in await node.upkeep.routes() if way.device in (index, 1000 + index)}
+    assert ways["169.254.172.2"] == 1000 + index
+    assert len(ways) == 2
+    assert ipv4_of(node, "before") == ""
+    node.ipv4 = None
+    node.restart()
+    assert len(await node.upkeep.routes()) == 3

@@ -60,6 +60,7 @@ class Parts:
             host_path=HostPath.STACK,
             next_hop=next_hop,
             reject_mark=1 << 24,
+            ipv4=False,
             controller=self.controller,
             datapath=self.datapath,
             networking=self.networking,

@@ -13,6 +13,7 @@ import pytest
 from agent.assembly import Assembly
 from agent.core.datapath import DatapathError
 from agent.core.endpoint import State
+from agent.core.ipv4 import Ipv4Pool
 from agent.core.network import NetworkError, host_name
 from agent.core.probe_rounds import AT_ONCE, Rounds
 from agent.core.probes import Finding, Kind, Message, Outcome, Peer, ProbeError, Say, judge, longest, summary
@@ -330,6 +331,7 @@ class Host:
             table=self.table,
             releases=self.releases,
             reserve=reserve,
+            ipv4=Ipv4Pool(ipaddress.IPv4Network("169.254.172.0/22")),
             timings=FakeTimings(),
             pool=self.pool,
             wire_pool=self.pool,
@@ -372,7 +374,7 @@ def host() -> Iterator[Host]:
 async def test_the_end_is_attached_published_and_then_left_alone(host: Host) -> None:
     """It has the identifier that follows from the node's name; it is no pod, and no address until it is mapped."""
     assert await host.end.attach() is None
-    assert host.wiring.pods[LINK][0].address == ADDRESS
+    assert (host.wiring.pods[LINK][0].address, host.wiring.pods[LINK][0].ipv4) == (ADDRESS, None)
     assert set(host.datapath.endpoints) == {OWN.value}
     await host.publish()
     assert await host.end.attach() == ADDRESS
