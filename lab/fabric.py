@@ -23,7 +23,8 @@ table ip6 guard {{
 
 
 OUTSIDE = "fd00:a::ffff"
-"""The router's address on a shared layer 2, where hosts send what is for others."""
+OUTSIDE_IPV4 = "192.0.2.254"
+"""The router's addresses on a shared layer 2, where hosts send what is for others."""
 
 
 class Shape(enum.Enum):
@@ -47,6 +48,11 @@ class Host:
     locator: Locator
     gateway: str | None
     device: str = field(default="eth0")
+
+
+def host_ipv4(host: Host) -> str:
+    """Return a host's address of IPv4, where the outside is open to it; documentation's (RFC 5737)."""
+    return f"192.0.2.{host.number}"
 
 
 class Fabric:
@@ -97,10 +103,13 @@ class Fabric:
         return host
 
     def open_outside(self, *hosts: Host) -> None:
-        """Give hosts of a shared layer 2 a default route, by the router."""
+        """Give hosts of a shared layer 2 a default route, by the router, and addresses of IPv4 (host_ipv4)."""
         self.router.ip("addr", "replace", f"{OUTSIDE}/64", "dev", "br0", "nodad")
+        self.router.run("ip", "addr", "replace", f"{OUTSIDE_IPV4}/24", "dev", "br0")
         for host in hosts:
             host.namespace.ip("route", "add", "default", "via", OUTSIDE, "dev", host.device)
+            host.namespace.run("ip", "addr", "add", f"{host_ipv4(host)}/24", "dev", host.device)
+            host.namespace.run("ip", "route", "add", "default", "via", OUTSIDE_IPV4, "dev", host.device)
 
     def untranslated(self) -> int:
         """Return how many packets to the SIR prefix the router has seen, and dropped."""

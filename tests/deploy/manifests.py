@@ -34,7 +34,7 @@ HELM_VALUES: Mapping[str, Tree] = {
             },
         }
     },
-    "kind": {"locators": {"from": "podcidr"}},
+    "kind": {"locators": {"from": "podcidr"}, "agent": {"settings": {"ipv4_network": "169.254.172.0/22"}}},
 }
 """The overlays that the chart can make too, by name."""
 

@@ -16,21 +16,13 @@ from scapy.layers.l2 import Ether
 
 from agent.core.ipv4 import host_name
 from lab.cluster import CLOSED_PORTS, Cluster
-from lab.fabric import Host, Shape
+from lab.fabric import OUTSIDE_IPV4, Host, Shape, host_ipv4
 from lab.namespace import CommandError, Namespace
 from lab.runtime import CniError, Pod
 from tests.netns.conftest import connect, inside
 
 NETWORK = "169.254.172.0/29"
-SERVER = "198.51.100.1"
-"""The router's address: documentation's (RFC 5737)."""
-
 PORT = 8080
-
-
-def node_address(host: Host) -> str:
-    """Return a node's address of IPv4."""
-    return f"192.0.2.{host.number}"
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +31,7 @@ def cluster() -> Iterator[Cluster]:
     made = Cluster(name=f"v4{os.getpid()}", hosts=2, shape=Shape.LAYER2, agent_settings={"ipv4_network": NETWORK})
     try:
         made.start()
-        router = made.fabric.router
-        router.run("ip", "address", "add", "192.0.2.254/24", "dev", "br0")
-        router.run("ip", "address", "add", f"{SERVER}/32", "dev", "lo")
-        router.run("ip", "link", "set", "lo", "up")
-        for host in made.hosts:
-            host.namespace.run("ip", "address", "add", f"{node_address(host)}/24", "dev", "eth0")
-            host.namespace.run("ip", "route", "add", "default", "via", "192.0.2.254")
+        made.fabric.open_outside(*made.hosts)
         yield made
     finally:
         made.close()
@@ -76,7 +62,9 @@ def own(pod: Pod) -> str:
     return listed[3].partition("/")[0] if listed else ""
 
 
-def asked(server: Namespace, client: Namespace, *, bind: str = SERVER, to: str = SERVER, port: int = PORT) -> str:
+def asked(
+    server: Namespace, client: Namespace, *, bind: str = OUTSIDE_IPV4, to: str = OUTSIDE_IPV4, port: int = PORT
+) -> str:
     """Connect to a server and return the client's address as it saw it; OSError if nothing comes about."""
     with inside(server, lambda: socket.create_server((bind, port))) as listener:
         listener.settimeout(2)
@@ -101,8 +89,8 @@ def test_the_outside_is_reached_by_the_node_s_address(cluster: Cluster) -> None:
             assert [entry["address"] for entry in pod.result["ips"]] == [f"{pod.address}/128"]
             assert own(pod) not in str(pod.result)
             pod.check()
-            assert asked(cluster.fabric.router, pod.namespace) == node_address(host)
-            pod.namespace.run("ping", "-4", "-c1", "-W2", SERVER)
+            assert asked(cluster.fabric.router, pod.namespace) == host_ipv4(host)
+            pod.namespace.run("ping", "-4", "-c1", "-W2", OUTSIDE_IPV4)
             status = cluster.status(host)["endpoints"]
             assert [entry["ipv4"] for entry in status.values()] == [own(pod)]
         assert "il4" not in host.namespace.run("ip", "link")
@@ -115,7 +103,7 @@ def test_it_is_no_way_between_pods_nor_into_them(cluster: Cluster) -> None:
         before = drops(here, "forward")
         with pytest.raises(TimeoutError):
             asked(two.namespace, one.namespace, bind="0.0.0.0", to=own(two))
-        router.run("ip", "route", "add", NETWORK, "via", node_address(here))
+        router.run("ip", "route", "add", NETWORK, "via", host_ipv4(here))
         try:
             with pytest.raises(TimeoutError):
                 asked(two.namespace, router, bind="0.0.0.0", to=own(two))
@@ -123,9 +111,9 @@ def test_it_is_no_way_between_pods_nor_into_them(cluster: Cluster) -> None:
             router.run("ip", "route", "del", NETWORK)
         assert drops(here, "forward") >= before + 2
         before = drops(here, "input")
-        assert asked(here.namespace, one.namespace, bind="0.0.0.0", to=node_address(here)) == own(one)
+        assert asked(here.namespace, one.namespace, bind="0.0.0.0", to=host_ipv4(here)) == own(one)
         with pytest.raises(TimeoutError):
-            connect(one.namespace, node_address(here), CLOSED_PORTS[0], timeout=1)
+            connect(one.namespace, host_ipv4(here), CLOSED_PORTS[0], timeout=1)
         assert drops(here, "input") > before
 
 
@@ -141,13 +129,13 @@ def test_a_pod_has_no_other_source(cluster: Cluster) -> None:
                 raw.send(bytes(Ether(src=one.namespace.mac("v4if0").hex(":"), dst=mac) / packet))
 
         with inside(router, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as heard:
-            heard.bind((SERVER, 9))
+            heard.bind((OUTSIDE_IPV4, 9))
             heard.settimeout(0.5)
-            send(IP(src=own(one), dst=SERVER) / UDP(sport=9, dport=9) / b"own")
+            send(IP(src=own(one), dst=OUTSIDE_IPV4) / UDP(sport=9, dport=9) / b"own")
             assert heard.recv(10) == b"own"
             before = drops(here, "prerouting")
-            for source in (own(two), "203.0.113.7", node_address(here)):
-                send(IP(src=source, dst=SERVER) / UDP(sport=9, dport=9) / b"forged")
+            for source in (own(two), "203.0.113.7", host_ipv4(here)):
+                send(IP(src=source, dst=OUTSIDE_IPV4) / UDP(sport=9, dport=9) / b"forged")
             with pytest.raises(TimeoutError):
                 heard.recv(10)
             assert drops(here, "prerouting") == before + 3
@@ -182,7 +170,7 @@ def test_what_is_lost_comes_back(cluster: Cluster, damage: tuple[str, ...]) -> N
                 pod.check()
                 break
             assert time.monotonic() < deadline
-        assert asked(cluster.fabric.router, pod.namespace) == node_address(host)
+        assert asked(cluster.fabric.router, pod.namespace) == host_ipv4(host)
         pod.namespace.run("ip", "link", "del", "v4if0")
         with pytest.raises(CniError, match=f"{link} of the host is gone"):
             pod.check()
@@ -203,9 +191,9 @@ def test_the_network_is_full(cluster: Cluster) -> None:
 def test_a_killed_agent_changes_nothing(cluster: Cluster) -> None:
     """A connection goes on without it, and after it has come back the same address is the pod's."""
     host, router = cluster.hosts[0], cluster.fabric.router
-    with pods(cluster, "web") as (pod,), inside(router, lambda: socket.create_server((SERVER, PORT))) as listener:
+    with pods(cluster, "web") as (pod,), inside(router, lambda: socket.create_server((OUTSIDE_IPV4, PORT))) as listener:
         address = own(pod)
-        with connect(pod.namespace, SERVER, PORT) as client:
+        with connect(pod.namespace, OUTSIDE_IPV4, PORT) as client:
             server = listener.accept()[0]
             with server:
                 cluster.agents[host.name].kill()
