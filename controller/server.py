@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 import time
@@ -98,22 +99,24 @@ class ControllerServer(ControllerServicer):
         )
 
     async def _claims(self, node: str, held: Iterable[pb.Held]) -> list[Claim]:
-        """Return what a node says it holds, without what it may not; that is logged."""
-        claims = []
-        for item in held:
-            claim = _claim(node, item)
-            try:
-                grant = await self._rules.grant(node, item.pod)
-                if grant.owner != claim.holder.owner:
-                    raise Refused(Reason.NOT_YOURS, f"the owner is {grant.owner}")
-            except Refused as error:
-                fields = _about(node, item.pod)
-                log.warning(
-                    "claim of node=%s identifier=%s is not taken: %s", node, claim.identifier, error, extra=fields
-                )
-                continue
-            claims.append(claim)
-        return claims
+        """Return what a node says it holds, without what it may not; that is logged.
+
+        All at once: each one that Kubernetes does not show is waited for, and a node that was away may hold many.
+        """
+        claims = [(item.pod, _claim(node, item)) for item in held]
+        allowed = await asyncio.gather(*(self._is_allowed(node, pod, claim) for pod, claim in claims))
+        return [claim for (_, claim), may in zip(claims, allowed, strict=True) if may]
+
+    async def _is_allowed(self, node: str, pod: pb.Pod, claim: Claim) -> bool:
+        try:
+            grant = await self._rules.grant(node, pod)
+            if grant.owner != claim.holder.owner:
+                raise Refused(Reason.NOT_YOURS, f"the owner is {grant.owner}")
+        except Refused as error:
+            fields = _about(node, pod)
+            log.warning("claim of node=%s identifier=%s is not taken: %s", node, claim.identifier, error, extra=fields)
+            return False
+        return True
 
     async def _assign(self, request: pb.AssignRequest, context: Context) -> pb.AssignReply:
         node = self._caller(request.node, context)

@@ -7,12 +7,14 @@ import asyncio
 import contextlib
 import ipaddress
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from controller import reports as reports_module
+from controller.core.assignment import Claim
 from controller.core.decision import Reason, Refused
 from controller.core.kubernetes import TAINT, Kind, KubernetesError, NodeFacts, parse_node
 from controller.core.pods import PodFacts, Pods, parse_pod
@@ -20,10 +22,14 @@ from controller.core.registration import Registration
 from controller.events import Events
 from controller.informer import Informer
 from controller.reports import NodeConditions, Report, Reports
-from controller.rules import KubernetesRules, TrustingRules, owner_of
+from controller.rules import Grant, KubernetesRules, TrustingRules, owner_of
+from controller.server import ControllerServer
+from controller.service import Registered
+from controller.standing import Standing
 from ila.address import Locator
-from ila.mapping import Generation, OwnerName
+from ila.mapping import Generation, Node, OwnerName
 from proto import ilanet_pb2 as pb
+from tests.fakes import DOMAIN
 from tests.fakes_kubernetes import FakeKubernetes, node, of_set, pod
 
 
@@ -258,3 +264,49 @@ async def test_events_are_written_before_an_end() -> None:
     events.about_us("ilanet-system", "c1", reason="IlanetRefused", message="another domain")
     await events.flush()
     assert kubernetes.told == [("event", "Pod", "c1", "IlanetRefused", "another domain", "True")]
+
+
+class Gate(TrustingRules):
+    """Knows no pod, and says so once everyone of a crowd has asked."""
+
+    def __init__(self, crowd: int) -> None:
+        self._waiting = asyncio.Barrier(crowd)
+
+    async def grant(self, node: str, pod: pb.Pod) -> Grant:
+        async with asyncio.timeout(5):
+            await self._waiting.wait()
+        raise Refused(Reason.NOT_NOW, f"Kubernetes does not show pod {pod.name} on {node}")
+
+
+class Registry:
+    """Registers whoever asks, and remembers the claims."""
+
+    def __init__(self) -> None:
+        self.claims: list[Claim] = []
+
+    async def register(self, request: Registration, claims: Sequence[Claim]) -> Registered:
+        self.claims += claims
+        there = Node(name=request.node, locator=Locator.parse("fd00:c0de::/64"), address=request.address, port=1)
+        return Registered(there, Generation(1, 1))
+
+
+async def test_a_node_whose_pods_are_all_gone_registers_at_once() -> None:
+    """A pod that Kubernetes does not show is waited for: one after the other, a node that was away never registers."""
+    service = Registry()
+    server = ControllerServer(
+        service=service,  # type: ignore[arg-type]  # of which Register asks no more
+        domain=DOMAIN,
+        closed_ports=(),
+        authenticated=False,
+        standing=Standing(registry=CollectorRegistry()),
+        rules=Gate(100),
+        reports=Reports(),
+    )
+    held = [
+        pb.Held(identifier=1 << 61 | number, pod=asked(f"gone-{number}"), container_id=f"c{number}")
+        for number in range(1, 101)
+    ]
+    request = pb.RegisterRequest(node="n1", control_address="fd00:a::1", control_port=7444, held=held)
+    reply = await server._register(request, None)  # type: ignore[arg-type]  # nobody is on the line
+    assert reply.locator == "fd00:c0de::/64"
+    assert service.claims == []
