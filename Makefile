@@ -88,9 +88,11 @@ test-cluster: build go ## a real Kubernetes with ilanet, pods, Services, names; 
 test-kind: build go ## the same tests on a kind cluster, which needs Docker and kind; not yet run
 	@$(PY) -m lab.kubernetes.kind $(OPTIONS)
 
-.PHONY: conformance
+.PHONY: conformance conformance-others
 conformance: build go ## Kubernetes' own network tests against a cluster with ilanet; writes docs/conformance.md; half an hour
 	@$(PY) -m lab.kubernetes.conformance $(OPTIONS)
+conformance-others: build go ## what else of them can run here; writes docs/conformance-others.md; half an hour
+	@$(PY) -m lab.kubernetes.conformance --others
 
 .PHONY: test-vm
 test-vm: build ## the tests that boot Debian's kernel 6.1: Linux's own ILA as judge, no tcx; minutes

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lab.authority import Authority
 from lab.cluster import Cluster
-from lab.fabric import Shape
+from lab.fabric import Host, Shape
 from lab.kubernetes.build_image import images
 from lab.kubernetes.control import ControlPlane
 from lab.kubernetes.node import KubernetesNode
@@ -91,7 +91,8 @@ class KubernetesCluster:
         ours = images(self._say)
         self.lab.start_underlay()
         self.lab.fabric.open_outside(*self.lab.hosts)
-        self._raise_firewall()
+        for host in self.lab.hosts:
+            self._raise_firewall(host)
         authority = Authority(self.lab.directory / "kubernetes/authority")
         authority.create()
         self._say("etcd, API server, controller manager and scheduler, on host1")
@@ -144,19 +145,32 @@ class KubernetesCluster:
     def power_on(self) -> None:
         """Give it back to all at once, and wait until the API server answers."""
         for host in self.lab.hosts:
-            self.lab.fabric.power_on(host)
-            self.lab.fabric.open_outside(host)
-        self._raise_firewall()
+            self._switch_on(host)
         self.control.start()
         for node in self.nodes:
             node.start(proxy_mode=self.proxy_mode)
+
+    def power_off_node(self, node: KubernetesNode) -> None:
+        """Cut the power of one machine, which is not the control plane's."""
+        node.power_off()
+        self.lab.fabric.power_off(node.host)
+
+    def power_on_node(self, node: KubernetesNode) -> None:
+        """Give it back."""
+        self._switch_on(node.host)
+        node.start(proxy_mode=self.proxy_mode)
+
+    def _switch_on(self, host: Host) -> None:
+        self.lab.fabric.power_on(host)
+        self.lab.fabric.open_outside(host)
+        self._raise_firewall(host)
 
     def kubectl(self, *words: str, stdin: str | None = None, timeout: float = 120) -> str:
         """Run kubectl as the administrator (see ControlPlane.kubectl)."""
         return self.control.kubectl(*words, stdin=stdin, timeout=timeout)
 
-    def _raise_firewall(self) -> None:
-        for host in self.lab.hosts if self._firewall else []:
+    def _raise_firewall(self, host: Host) -> None:
+        if self._firewall:
             host.namespace.run("nft", "-f", "-", stdin=_FIREWALL)
 
     def _wait_ready(self, *, registered_only: bool = False) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lab.kubernetes.cluster import KubernetesCluster
+from lab.kubernetes.cluster import SYSTEM, KubernetesCluster
 from lab.process import SOURCE
 from tests.cluster.kubectl import Kubectl
 
@@ -48,6 +48,20 @@ def ours(cluster: KubernetesCluster | None) -> KubernetesCluster:
     if cluster is None:
         pytest.skip("KUBECONFIG is of a cluster whose machines are not ours to switch off")
     return cluster
+
+
+@pytest.fixture
+def once(ours: KubernetesCluster) -> KubernetesCluster:
+    """Return a cluster of ours, in one of its shapes."""
+    if ours.proxy_mode != "nftables":
+        pytest.skip("this does not depend on kube-proxy's mode")
+    return ours
+
+
+@pytest.fixture
+def system(door: list[str]) -> Kubectl:
+    """Return kubectl in ilanet's own namespace."""
+    return Kubectl(door, SYSTEM)
 
 
 @pytest.fixture

@@ -33,20 +33,6 @@ OTHER_NETWORK = "05-other.conflist"
 
 
 @pytest.fixture
-def once(ours: KubernetesCluster) -> KubernetesCluster:
-    """Return a cluster of ours, in one of its shapes."""
-    if ours.proxy_mode != "nftables":
-        pytest.skip("what is said of wrong settings does not depend on kube-proxy's mode")
-    return ours
-
-
-@pytest.fixture
-def system(door: Sequence[str]) -> Kubectl:
-    """Return kubectl in ilanet's own namespace."""
-    return Kubectl(door, SYSTEM)
-
-
-@pytest.fixture
 def stays(kube: Kubectl) -> Callable[[], None]:
     """Return what asserts that two pods on different nodes, there since before, are as they were."""
     kube.apply(deployment("web", replicas=2))
