@@ -80,9 +80,9 @@ test-cri: build ## pods on a real containerd: life, restarts, kills, waves (OUTA
 	$(PY) -m pytest tests/cri $(OPTIONS)
 
 .PHONY: test-cluster
-test-cluster: build go ## a real Kubernetes with ilanet, pods, Services, names; minutes, and a quarter of an hour to build it once
+test-cluster: build go ## two real Kubernetes side by side, with ilanet, pods, Services, names; minutes, and a quarter of an hour to build it once
 	@$(PY) -m lab.kubernetes build
-	$(PY) -m pytest tests/cluster $(OPTIONS)
+	$(PY) -m pytest tests/cluster -n 2 --dist loadgroup $(OPTIONS)
 
 .PHONY: test-kind
 test-kind: build go ## the same tests on a kind cluster, which needs Docker and kind; not yet run
