@@ -11,7 +11,8 @@ from lab.kubernetes.specs import Outcome
 
 REPORT = """<testsuites><testsuite>
 <testcase name="[It] [sig-network] DNS should work [Serial]" status="passed" time="2.4"/>
-<testcase name="[It] [sig-network] Services should fail" status="failed" time="61"><failure message="no answer&#10;in time&#10;more"/></testcase>
+<testcase name="[It] [sig-network] Services should fail" status="failed" time="61">
+<failure message="no answer&#10;in time&#10;more"/></testcase>
 <testcase name="[It] [sig-network] Services should see nodes" status="skipped" time="0.3">
 <skipped message="needs 4 nodes"/></testcase>
 <testcase name="[It] [sig-network] Services not chosen" status="skipped" time="0"/>
