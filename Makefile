@@ -88,11 +88,9 @@ test-cluster: build go ## two real Kubernetes side by side, with ilanet, pods, S
 test-kind: build go ## the same tests on a kind cluster, which needs Docker and kind; not yet run
 	@$(PY) -m lab.kubernetes.kind $(OPTIONS)
 
-.PHONY: conformance conformance-others
+.PHONY: conformance
 conformance: build go ## Kubernetes' own network tests against a cluster with ilanet; writes docs/conformance.md; half an hour
 	@$(PY) -m lab.kubernetes.conformance $(OPTIONS)
-conformance-others: build go ## what else of them can run here; writes docs/conformance-others.md; half an hour
-	@$(PY) -m lab.kubernetes.conformance --others
 
 .PHONY: test-vm
 test-vm: build ## the tests that boot Debian's kernel 6.1: Linux's own ILA as judge, no tcx; minutes

@@ -12,7 +12,7 @@ from lab.image import write_image
 from lab.kubernetes.programs import AGNHOST, CACHE, COREDNS, KUBERNETES, folder
 from lab.namespace import run
 
-_PACKAGES = ("bash", "conntrack", "curl", "dnsutils", "iproute2", "iputils-ping", "netcat-openbsd", "wget")
+_PACKAGES = ("bash", "curl", "dnsutils", "iproute2", "iputils-ping", "netcat-openbsd")
 """What the tests call inside of their pods."""
 
 _SUITE = "bookworm"
