@@ -88,11 +88,11 @@ class Containerd(Process):
         self._wait_until(lambda: self.cri.conditions().keys() <= ({"NetworkReady"} if self._bare else set()))
         self.bring(IMAGE)
 
-    def bring(self, image: str, program: Path | None = None) -> None:
+    def bring(self, image: str, program: Path | None = None, *, place: str = "") -> None:
         """Make and import an image (see lab.image.write_image), unless it is there."""
         if not self.cri.has_image(image):
             archive = self.machine.disk / "image.tar"
-            write_image(archive, name=image, program=program)
+            write_image(archive, name=image, program=program, place=place)
             self.take(archive, image)
             archive.unlink()
 

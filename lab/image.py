@@ -35,17 +35,20 @@ def write_image(
     words: Sequence[str] = (),
     root: Path | None = None,
     more: Sequence[Path] = (),
+    place: str = "",
 ) -> None:
     """Write the image to `path`, in the form of `docker save`.
 
     program: a static one that containers start, instead of a sleep, with `words` unless they say others.
-    root: a tar of the files below it, instead of busybox; more: files that lie at the top beside the program.
+    place: the program's path in the image; '': at the top.
+    root: a tar of the files below it, instead of busybox; more: files that lie at the top.
     """
     files = {file.name: file.read_bytes() for file in more}
     starts = {"Entrypoint": ["/bin/busybox"], "Cmd": ["sleep", "2147483647"]}
     if program is not None:
-        files[program.name] = program.read_bytes()
-        starts = {"Entrypoint": [f"/{program.name}"], "Cmd": list(words)}
+        place = place or program.name
+        files[place] = program.read_bytes()
+        starts = {"Entrypoint": [f"/{place}"], "Cmd": list(words)}
     layers = [_busybox() if root is None else root.read_bytes(), *([_tar(files)] if files else [])]
     config = json.dumps(
         {

@@ -7,6 +7,7 @@ import argparse
 import subprocess
 
 from lab.kubernetes.cluster import KubernetesCluster
+from lab.kubernetes.enforcer import enforcer
 from lab.kubernetes.programs import built, folder, renderers
 from lab.namespace import NETNS, CommandError
 from lab.process import ProcessError
@@ -50,6 +51,7 @@ def main() -> int:
     cluster = KubernetesCluster(say=progress)
     if options.what == "build":
         built(progress)
+        enforcer(progress)
         return 0
     if options.what == "renderers":
         renderers(progress)

@@ -14,6 +14,8 @@ from lab.cluster import Cluster
 from lab.fabric import Host, Shape
 from lab.kubernetes.build_image import images
 from lab.kubernetes.control import ControlPlane
+from lab.kubernetes.enforcer import IMAGE as ENFORCER_IMAGE
+from lab.kubernetes.enforcer import PLACE, enforcer
 from lab.kubernetes.node import KubernetesNode
 from lab.kubernetes.programs import AGNHOST, COREDNS, built
 from lab.process import SOURCE, ProcessError, stop_noted
@@ -88,6 +90,7 @@ class KubernetesCluster:
     def begin(self) -> None:
         """Bring Kubernetes up and deploy ilanet on it, and leave open what comes of it."""
         programs = built(self._say)
+        policies = enforcer(self._say)
         ours = images(self._say)
         self.lab.start_underlay()
         self.lab.fabric.open_outside(*self.lab.hosts)
@@ -114,6 +117,7 @@ class KubernetesCluster:
             node.start(proxy_mode=self.proxy_mode)
             for image, program in IMAGES.items():
                 node.runtime.bring(image, programs / program)
+            node.runtime.bring(ENFORCER_IMAGE, policies, place=PLACE)
             for image, archive in ours.items():
                 node.runtime.take(archive, image)
 

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The programs of the test cluster and of the checks of deploy/, built once from source and kept in the user's cache.
 
-Kubernetes from lab/kubernetes/go.mod, CoreDNS from lab/kubernetes/coredns/go.mod, Helm from lab/kubernetes/helm/go.mod:
-what they require and go.sum hold is what is built.
+Kubernetes from lab/kubernetes/go.mod, CoreDNS, Helm and kube-network-policies from the go.mod in the folder of each
+below it: what they require and go.sum hold is what is built.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,8 @@ E2E = "e2e.test"
 
 KUBECTL = "kubectl"
 HELM = "helm"
+NETPOL = "netpol"
+"""kube-network-policies with the policies that Kubernetes itself has: lab/kubernetes/enforcer.py."""
 
 _PATIENCE = 3600.0
 """Seconds that one program may take to build, on a loaded machine."""
@@ -61,6 +64,11 @@ class Module:
     def source(self) -> Path:
         """Return the folder of its source, which built() has fetched."""
         return Path(run(str(GO), "-C", str(self.folder), "list", "-m", "-f", "{{.Dir}}", self.path).strip())
+
+    def fetch(self, path: str) -> Path:
+        """Return the folder of the source of a module that it requires, fetched if it is not there."""
+        words = ("mod", "download", "-json", path)
+        return Path(json.loads(run(str(GO), "-C", str(self.folder), *words, timeout=_PATIENCE))["Dir"])
 
     def flags(self) -> str:
         """Return the words for the linker."""
@@ -105,6 +113,11 @@ KUBERNETES = Module(
     stamp="k8s.io/component-base/version",
 )
 DNS = Module(folder=_HERE / "coredns", path="github.com/coredns/coredns", programs={COREDNS: ""})
+POLICIES = Module(
+    folder=_HERE / "policies",
+    path="sigs.k8s.io/kube-network-policies",
+    programs={NETPOL: "cmd/kube-network-policies/standard"},
+)
 
 
 _HELM = Module(folder=_HERE / "helm", path="helm.sh/helm/v3", programs={HELM: "cmd/helm"})
@@ -112,7 +125,7 @@ _HELM = Module(folder=_HERE / "helm", path="helm.sh/helm/v3", programs={HELM: "c
 
 def folder() -> Path:
     """Return where the programs are, or will be once built() has run."""
-    return _folder("kubernetes", KUBERNETES, DNS)
+    return place_of("kubernetes", KUBERNETES, DNS)
 
 
 def built(say: Callable[[str], None], *, tests: bool = False) -> Path:
@@ -120,27 +133,30 @@ def built(say: Callable[[str], None], *, tests: bool = False) -> Path:
     for module in (KUBERNETES, DNS):
         for name in module.programs:
             if tests or name != E2E:
-                _built(say, module, name, folder())
+                build_once(say, module, name, folder())
     return folder()
 
 
 def renderers(say: Callable[[str], None]) -> dict[str, Path]:
     """Build kubectl and Helm alone if they are missing, tell `say` of each, and return them by name."""
-    wanted = ((KUBERNETES, KUBECTL, folder()), (_HELM, HELM, _folder("helm", _HELM)))
-    return {name: _built(say, module, name, place) for module, name, place in wanted}
+    wanted = ((KUBERNETES, KUBECTL, folder()), (_HELM, HELM, place_of("helm", _HELM)))
+    return {name: build_once(say, module, name, place) for module, name, place in wanted}
 
 
-def _folder(name: str, *modules: Module) -> Path:
-    """Return the folder of what is built from these modules; the first gives the version."""
+def place_of(name: str, *modules: Module, more: Sequence[Path] = ()) -> Path:
+    """Return the folder of what is built from these modules, and more files; the first gives the version."""
     recipe = hashlib.sha256()
     for module in modules:
         for file in ("go.mod", "go.sum"):
             recipe.update((module.folder / file).read_bytes())
         recipe.update(module.flags().encode())
+    for path in more:
+        recipe.update(path.read_bytes())
     return CACHE / f"{name}-{modules[0].version}-{recipe.hexdigest()[:12]}"
 
 
-def _built(say: Callable[[str], None], module: Module, name: str, place: Path) -> Path:
+def build_once(say: Callable[[str], None], module: Module, name: str, place: Path) -> Path:
+    """Build a program if it is missing in this folder, tell `say` of it, and return where it is."""
     if not (place / name).exists():
         place.mkdir(parents=True, exist_ok=True)
         say(f"building {name} ({module.path} {module.version}) from source, once")
