@@ -17,6 +17,7 @@ from controller.clearing import Clearing
 from controller.config import ControllerConfig, KubernetesConfig
 from controller.core.kubernetes import Kind, parse_node
 from controller.core.pods import PodFacts, Pods, parse_pod
+from controller.core.policies import unenforced
 from controller.core.sweep import parse_set
 from controller.enrolment import Certificates, EnrolmentServer
 from controller.events import Events
@@ -183,16 +184,18 @@ class ClusterSide:
             before, silent = silent, self._standing.not_serving()
             if before and silent:  # a start takes a moment
                 self._events.about_us(*us, reason="IlanetNotServing", message=silent)
-            count = 0 if self._settings.policies_enforced else len(self._policies.objects)
-            if count:
-                self._standing.problem(
-                    "network policies",
-                    f"{count} NetworkPolicy objects exist, and nothing enforces them: install what does "
-                    "(deploy/network-policies), or say policies_enforced = true",
-                )
+            missing = self._unenforced()
+            if missing:
+                self._standing.problem("network policies", missing)
             else:
                 self._standing.well("network policies")
             await asyncio.sleep(_LOOK)
+
+    def _unenforced(self) -> str:
+        if self._settings.policies_enforced or not self._nodes.complete or not self._followed.complete:
+            return ""
+        ours = [pod for pod in self._pods.all() if pod.namespace == self._settings.namespace]
+        return unenforced(len(self._policies.objects), (name for _, name in self._nodes.objects), ours)
 
     def _informer(
         self,

@@ -95,7 +95,7 @@ class KubernetesConfig:
     """Pods of ilanet's own etcd; 0: the operator's own, with certificates and users of his."""
 
     policies_enforced: bool = setting(settings.flag, default=False)
-    """Something enforces NetworkPolicy objects, so that there is nothing to warn about."""
+    """Something enforces NetworkPolicy objects that controllers do not see by its pods' label ilanet.io/enforces."""
 
     sweep_pause: float = setting(settings.seconds, 60.0)
     """Seconds between two sweeps of what Kubernetes does not have any more."""

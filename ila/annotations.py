@@ -6,3 +6,8 @@ KEEP_ADDRESS = "ilanet.io/keep-address"
 
 ADDRESS = "ilanet.io/address"
 """The address that the pod must have: one that its namespace holds, and that no pod has now."""
+
+ENFORCES = "ilanet.io/enforces"
+"""Label of a pod in ilanet's own namespace that does this for its node; the one value is NETWORK_POLICIES."""
+
+NETWORK_POLICIES = "network-policies"

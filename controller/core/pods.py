@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from controller.core.decision import Reason, Refused
-from ila.annotations import ADDRESS, KEEP_ADDRESS
+from ila.annotations import ADDRESS, ENFORCES, KEEP_ADDRESS, NETWORK_POLICIES
 from ila.mapping import OwnerName
 
 _STATIC = "kubernetes.io/config.hash"
@@ -43,6 +43,9 @@ class PodFacts:
     addresses: tuple[str, ...] = ()
     """As its status shows them."""
 
+    enforces_policies: bool = False
+    """It says that it enforces NetworkPolicy objects on its node, and is ready."""
+
     def __str__(self) -> str:
         """Return the name that logs use."""
         return f"{self.namespace}/{self.name}"
@@ -51,7 +54,7 @@ class PodFacts:
 def parse_pod(tree: Mapping[str, Any]) -> PodFacts:
     """Return what matters of a pod as the API server writes it."""
     metadata, spec, status = tree["metadata"], tree.get("spec", {}), tree.get("status", {})
-    annotations = metadata.get("annotations") or {}
+    annotations, labels = metadata.get("annotations") or {}, metadata.get("labels") or {}
     namespace, name = metadata["namespace"], metadata["name"]
     uid = annotations.get(_STATIC, metadata["uid"])
     return PodFacts(
@@ -63,7 +66,12 @@ def parse_pod(tree: Mapping[str, Any]) -> PodFacts:
         wanted=annotations.get(ADDRESS, ""),
         ended=status.get("phase") in ("Succeeded", "Failed"),
         addresses=tuple(item["ip"] for item in status.get("podIPs") or () if "ip" in item),
+        enforces_policies=labels.get(ENFORCES) == NETWORK_POLICIES and _is_ready(status),
     )
+
+
+def _is_ready(status: Mapping[str, Any]) -> bool:
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in status.get("conditions") or ())
 
 
 def _owner(
