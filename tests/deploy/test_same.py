@@ -15,8 +15,10 @@ from agent.config import AgentConfig
 from controller.config import ControllerConfig
 from controller.etcd_member import MemberConfig
 from ila import settings
+from ila.annotations import ENFORCES, NETWORK_POLICIES
 from lab.kubernetes.build_image import version
-from tests.deploy.manifests import CHART, DEPLOY, HELM_VALUES, Renderers, containers, plain
+from lab.kubernetes.enforcer import IMAGE, PLACE, TABLE
+from tests.deploy.manifests import CHART, DEPLOY, FOLDERS, HELM_VALUES, NAMESPACE, Renderers, containers, plain
 
 ENVIRONMENT = {
     "NODE_NAME": "node-1",
@@ -81,6 +83,18 @@ def test_versions(renderers: Renderers) -> None:
     for name in HELM_VALUES:
         for where, _, _, container in containers(renderers.kustomize(DEPLOY / name)):
             assert container["image"] in {f"ilanet/{part}:{version()}" for part in ("ilanet", "etcd")}, where
+
+
+def test_the_enforcer_is_the_tested_one(renderers: Renderers) -> None:
+    """The component runs the version that the test cluster builds, by its path, and controllers know its pods."""
+    trees = renderers.kustomize(FOLDERS["components"])
+    [found] = [tree for tree in trees if (tree["kind"], tree["metadata"]["name"]) == ("DaemonSet", TABLE)]
+    template = found["spec"]["template"]
+    [container] = template["spec"]["containers"]
+    assert container["image"] == IMAGE
+    assert container["command"] == [f"/{PLACE}"]
+    assert template["metadata"]["labels"][ENFORCES] == NETWORK_POLICIES
+    assert found["metadata"]["namespace"] == NAMESPACE
 
 
 def test_kind_cluster() -> None:
