@@ -27,7 +27,7 @@ from agent.config import AgentConfig
 from agent.conflist import Conflist
 from agent.conflist import remove as remove_conflist
 from agent.controller import GrpcController
-from agent.core.datapath import DatapathError
+from agent.core.datapath import DatapathError, HostPath
 from agent.core.ipv4 import Ipv4Pool
 from agent.core.mappings import MappingTable
 from agent.core.network import NetworkError
@@ -131,7 +131,12 @@ class Agent:
             settled=self._publications.settled,
             forget=self._reserve.forget,
         )
-        self._reports = Reports(controller=self._controller, status=self._status, table=self._endpoints)
+        self._reports = Reports(
+            controller=self._controller,
+            status=self._status,
+            table=self._endpoints,
+            past_netfilter=config.host_path is HostPath.BPF,
+        )
         self._enroller = _enroller(config)
         self._upkeep = Upkeep(
             address=config.address,

@@ -117,10 +117,23 @@ class GrpcController:
             pb.ReleaseRequest(node=self._node, pod=_pod(pod), container_id=container_id, identifier=identifier.value),
         )
 
-    async def report(self, *, version: str, serving: bool, problems: Mapping[str, str], owners: Iterable[str]) -> None:
+    async def report(
+        self,
+        *,
+        version: str,
+        serving: bool,
+        problems: Mapping[str, str],
+        owners: Iterable[str],
+        past_netfilter: bool,
+    ) -> None:
         """Tell how this node is."""
         request = pb.ReportRequest(
-            node=self._node, version=version, serving=serving, problems=problems, owners=sorted(owners)
+            node=self._node,
+            version=version,
+            serving=serving,
+            problems=problems,
+            owners=sorted(owners),
+            past_netfilter=past_netfilter,
         )
         await self._call(lambda stub: stub.Report, request)
 

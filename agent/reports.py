@@ -23,8 +23,12 @@ State = tuple[bool, dict[str, str]]
 class Reports:
     """The reports of one node."""
 
-    def __init__(self, *, controller: Controller, status: Status, table: EndpointTable) -> None:
+    def __init__(
+        self, *, controller: Controller, status: Status, table: EndpointTable, past_netfilter: bool = False
+    ) -> None:
+        """Take what is reported; past_netfilter: pods' packets pass it by."""
         self._controller = controller
+        self._past_netfilter = past_netfilter
         self._status = status
         self._table = table
         self._said: State | None = None
@@ -43,7 +47,13 @@ class Reports:
             return
         owners = {endpoint.pod.owner for endpoint in self._table.all()}
         try:
-            await self._controller.report(version=VERSION, serving=state[0], problems=state[1], owners=owners)
+            await self._controller.report(
+                version=VERSION,
+                serving=state[0],
+                problems=state[1],
+                owners=owners,
+                past_netfilter=self._past_netfilter,
+            )
         except (ControllerError, Refused) as error:
             self._status.problem("report", str(error))
             return

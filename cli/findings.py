@@ -162,6 +162,8 @@ def _controllers(facts: Facts) -> Iterator[Finding]:
 
 
 def _after(warning: str) -> str:
+    if "host_path" in warning:
+        return 'set host_path = "stack" in agent.toml, and restart the agents'
     if "NetworkPolic" in warning:
         return "deploy what enforces them (the overlay with kube-network-policies), or delete them"
     return "see the controller's log"

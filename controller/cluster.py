@@ -195,7 +195,8 @@ class ClusterSide:
         if self._settings.policies_enforced or not self._nodes.complete or not self._followed.complete:
             return ""
         ours = [pod for pod in self._pods.all() if pod.namespace == self._settings.namespace]
-        return unenforced(len(self._policies.objects), (name for _, name in self._nodes.objects), ours)
+        past = [node for node, report in self._reports.fresh().items() if report.past_netfilter]
+        return unenforced(len(self._policies.objects), (name for _, name in self._nodes.objects), ours, past)
 
     def _informer(
         self,

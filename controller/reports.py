@@ -35,6 +35,9 @@ class Report:
     serving: bool
     problems: Mapping[str, str] = field(default_factory=dict)
     owners: frozenset[str] = frozenset()
+    past_netfilter: bool = False
+    """Pods' packets pass netfilter by."""
+
     when: float = 0.0
     """Seconds of the monotonic clock."""
 

@@ -170,6 +170,7 @@ class ControllerServer(ControllerServicer):
             serving=request.serving,
             problems=dict(request.problems),
             owners=frozenset(request.owners),
+            past_netfilter=request.past_netfilter,
             when=time.monotonic(),
         )
         self._reports.put(node, report)

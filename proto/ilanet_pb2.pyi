@@ -170,7 +170,7 @@ class ReserveReply(_message.Message):
     def __init__(self, identifiers: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ReportRequest(_message.Message):
-    __slots__ = ("node", "version", "serving", "problems", "owners")
+    __slots__ = ("node", "version", "serving", "problems", "owners", "past_netfilter")
     class ProblemsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -183,12 +183,14 @@ class ReportRequest(_message.Message):
     SERVING_FIELD_NUMBER: _ClassVar[int]
     PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     OWNERS_FIELD_NUMBER: _ClassVar[int]
+    PAST_NETFILTER_FIELD_NUMBER: _ClassVar[int]
     node: str
     version: str
     serving: bool
     problems: _containers.ScalarMap[str, str]
     owners: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, node: _Optional[str] = ..., version: _Optional[str] = ..., serving: _Optional[bool] = ..., problems: _Optional[_Mapping[str, str]] = ..., owners: _Optional[_Iterable[str]] = ...) -> None: ...
+    past_netfilter: bool
+    def __init__(self, node: _Optional[str] = ..., version: _Optional[str] = ..., serving: _Optional[bool] = ..., problems: _Optional[_Mapping[str, str]] = ..., owners: _Optional[_Iterable[str]] = ..., past_netfilter: _Optional[bool] = ...) -> None: ...
 
 class ReportReply(_message.Message):
     __slots__ = ()

@@ -174,7 +174,7 @@ class FakeController(Failing):
 
         self.assigned = 0
         self.held: list[Endpoint] = []
-        self.reports: list[tuple[str, bool, dict[str, str], list[str]]] = []
+        self.reports: list[tuple[str, bool, dict[str, str], list[str], bool]] = []
         self.highest = Generation(0, 0)
         self.revision = 10
         self.hold: asyncio.Event | None = None
@@ -213,9 +213,17 @@ class FakeController(Failing):
         self._answer("assign")
         return Assigned(identifier=identifier, generation=Generation(1, self.revision), owner=pod.owner_name)
 
-    async def report(self, *, version: str, serving: bool, problems: Mapping[str, str], owners: Iterable[str]) -> None:
+    async def report(
+        self,
+        *,
+        version: str,
+        serving: bool,
+        problems: Mapping[str, str],
+        owners: Iterable[str],
+        past_netfilter: bool,
+    ) -> None:
         self.called("report")
-        self.reports.append((version, serving, dict(problems), sorted(owners)))
+        self.reports.append((version, serving, dict(problems), sorted(owners), past_netfilter))
 
     async def release(self, *, pod: Pod, container_id: str, identifier: Identifier) -> None:
         self.called("release")

@@ -71,8 +71,16 @@ class Controller(Protocol):
     async def release(self, *, pod: Pod, container_id: str, identifier: Identifier) -> None:
         """End what the container holds, and take the identifier out of the reserve."""
 
-    async def report(self, *, version: str, serving: bool, problems: Mapping[str, str], owners: Iterable[str]) -> None:
-        """Tell how this node is: whether pods can start, what is wrong, whose identifiers it has."""
+    async def report(
+        self,
+        *,
+        version: str,
+        serving: bool,
+        problems: Mapping[str, str],
+        owners: Iterable[str],
+        past_netfilter: bool,
+    ) -> None:
+        """Tell how this node is: whether pods can start, what is wrong, whose identifiers it has, how packets go."""
 
     async def reserve(self, *, count: int) -> list[Identifier]:
         """Return all identifiers of this node's reserve, filled up to `count`."""

@@ -40,3 +40,11 @@ def test_what_is_said(count: int, nodes: list[str], pods: list[PodFacts], said: 
     """Every node needs a pod that says that it enforces, and is ready."""
     found = unenforced(count, nodes, pods)
     assert (said in found) if said else not found
+
+
+def test_packets_that_pass_netfilter_by() -> None:
+    """Where they do, what enforces does not see them."""
+    nodes, pods = ["n1", "n2"], [enforcer("n1"), enforcer("n2")]
+    assert "pass by what enforces them on n2: say host_path" in unenforced(1, nodes, pods, ["n2", "gone"])
+    assert unenforced(0, nodes, pods, ["n2"]) == unenforced(1, nodes, pods, ["gone"]) == ""
+    assert "nothing enforces them on n1: install" in unenforced(1, nodes, pods[1:], ["n2"])
