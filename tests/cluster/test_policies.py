@@ -19,8 +19,9 @@ from lab.kubernetes.enforcer import TABLE, accepted, remove_table
 from lab.namespace import CommandError
 from lab.process import SOURCE
 from tests.cluster.kubectl import PORT, Kubectl, eventually, pod_spec, service
-from tests.cluster.test_bad_input import logs
+from tests.cluster.test_bad_input import AGENT, changed, logs
 from tests.cluster.test_cli import ilanet
+from tests.cluster.test_underlay import agent_of
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -178,24 +179,37 @@ def test_a_policy_that_nobody_enforces(
     """Status and log of the controllers warn of it while there is no enforcer, and at no other time."""
     system = Kubectl(door, SYSTEM)
 
-    def warnings() -> list[dict[str, Any]]:
-        found = ilanet(door, "status")[1]["findings"]
-        return [one for one in found if one["severity"] == WARNING and SAYS in one["what"]]
-
-    def warned() -> None:
-        assert len(warnings()) == 1
-        assert "overlay with kube-network-policies" in warnings()[0]["next"]
-
-    def content() -> None:
-        assert warnings() == []
-
-    eventually(content)
+    eventually(lambda: warns(door))
     policies("deny", **DENY)
-    eventually(warned)
+    eventually(lambda: warns(door, SAYS))
     assert SAYS in logs(system, "controller")
     with overlay(ours, tmp_path):
-        eventually(content)
-    eventually(warned)
+        eventually(lambda: warns(door))
+    eventually(lambda: warns(door, SAYS))
+
+
+@pytest.mark.usefixtures("enforced")
+def test_packets_that_pass_netfilter_by(
+    ours: KubernetesCluster, policies: Callable[..., None], door: Sequence[str]
+) -> None:
+    """A node whose pods' packets do not meet what enforces policies is named, until they do again."""
+    if ours.proxy_mode != "nftables":
+        pytest.skip("what is said of the agents' settings does not depend on kube-proxy's mode")
+    system, node = Kubectl(door, SYSTEM), ours.lab.hosts[1].name
+    policies("deny", **DENY)
+    with changed(system, AGENT, lambda text: f'host_path = "bpf"\n{text}'):
+        system("delete", "pod", agent_of(system, node))
+        eventually(lambda: warns(door, f'packets pass by what enforces them on {node}: say host_path = "stack"'))
+    eventually(lambda: warns(door))
+
+
+def warns(door: Sequence[str], *words: str) -> None:
+    """Assert that `ilanet status` warns of policies in these words, or in none."""
+    found = [one for one in ilanet(door, "status")[1]["findings"] if "NetworkPolicy" in one["what"]]
+    assert [one["severity"] for one in found] == [WARNING for _ in words], found
+    for one, said in zip(found, words, strict=True):
+        assert said in one["what"]
+        assert "overlay with kube-network-policies" in one["next"] or "host_path" in one["next"]
 
 
 @pytest.mark.usefixtures("enforced")
