@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from cli.report import WARNING
+from controller.reports import FRESH
 from lab.kubernetes.cluster import SYSTEM, KubernetesCluster
 from lab.kubernetes.enforcer import TABLE, accepted, remove_table
 from lab.namespace import CommandError
 from lab.process import SOURCE
-from tests.cluster.kubectl import PORT, Kubectl, eventually, pod_spec, service
+from tests.cluster.kubectl import PATIENCE, PORT, Kubectl, eventually, pod_spec, service
 from tests.cluster.test_bad_input import AGENT, changed, logs
 from tests.cluster.test_cli import ilanet
 from tests.cluster.test_underlay import agent_of
@@ -192,7 +193,10 @@ def test_a_policy_that_nobody_enforces(
 def test_packets_that_pass_netfilter_by(
     ours: KubernetesCluster, policies: Callable[..., None], door: Sequence[str]
 ) -> None:
-    """A node whose pods' packets do not meet what enforces policies is named, until they do again."""
+    """A node whose pods' packets do not meet what enforces policies is named, until they do again.
+
+    A controller believes an agent for a while which reports to another controller since.
+    """
     if ours.proxy_mode != "nftables":
         pytest.skip("what is said of the agents' settings does not depend on kube-proxy's mode")
     system, node = Kubectl(door, SYSTEM), ours.lab.hosts[1].name
@@ -200,7 +204,7 @@ def test_packets_that_pass_netfilter_by(
     with changed(system, AGENT, lambda text: f'host_path = "bpf"\n{text}'):
         system("delete", "pod", agent_of(system, node))
         eventually(lambda: warns(door, f'packets pass by what enforces them on {node}: say host_path = "stack"'))
-    eventually(lambda: warns(door))
+    eventually(lambda: warns(door), patience=FRESH + PATIENCE)
 
 
 def warns(door: Sequence[str], *words: str) -> None:
