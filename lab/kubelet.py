@@ -15,6 +15,9 @@ PATIENCE = 60.0
 
 _PAUSE = 0.1
 
+_LISTENS = "until grep -q ':1F90 .* 0A ' /proc/net/tcp6; do sleep 0.02; done"
+"""Returns once a socket of TCP port 8080 listens: a container that has started has not got so far yet."""
+
 T = TypeVar("T")
 
 
@@ -50,9 +53,11 @@ class Kubelet:
         self._again(lambda: self._remove(self.runtime.cri.sandboxes()))
 
     def serve(self, pod: PodSetting, sandbox: str) -> str:
-        """Start the pod's container, which says its own name over HTTP; return its id."""
+        """Start the pod's container, which says its own name over HTTP; return its id once it listens."""
         command = ["sh", "-c", "hostname >/www/index.html; exec httpd -f -p 8080 -h /www"]
-        return self.runtime.cri.run_container(pod, sandbox, command)
+        container = self.runtime.cri.run_container(pod, sandbox, command)
+        self.runtime.cri.execute(container, "sh", "-c", _LISTENS)
+        return container
 
     def fetch(self, container: str, address: str) -> str:
         """Return what is served at an address, asked from inside a container; '' if nothing answers."""
