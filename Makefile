@@ -88,9 +88,11 @@ test-cluster: build go ## two real Kubernetes side by side, with ilanet, pods, S
 test-kind: build go ## the same tests on a kind cluster, which needs Docker and kind; not yet run
 	@$(PY) -m lab.kubernetes.kind $(OPTIONS)
 
-.PHONY: conformance
+.PHONY: conformance conformance-others
 conformance: build go ## Kubernetes' own network tests against a cluster with ilanet; writes docs/conformance.md; half an hour
 	@$(PY) -m lab.kubernetes.conformance $(OPTIONS)
+conformance-others: build go ## those that are no must but need no cloud; writes docs/conformance-others.md; three quarters of an hour
+	@$(PY) -m lab.kubernetes.conformance --others $(OPTIONS)
 
 .PHONY: test-vm
 test-vm: build ## the tests that boot Debian's kernel 6.1: Linux's own ILA as judge, no tcx; minutes

@@ -1,110 +1,162 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make conformance`: Kubernetes' own network tests against a cluster with ilanet; writes docs/conformance.md."""
+"""`make conformance`, `make conformance-others`: Kubernetes' own network tests against a cluster with ilanet."""
 
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from xml.etree import ElementTree as ET
 
 from lab.kubernetes.cluster import KubernetesCluster
 from lab.kubernetes.images import made
-from lab.kubernetes.programs import E2E, KUBERNETES, built
+from lab.kubernetes.programs import E2E, KUBECTL, KUBERNETES, built
+from lab.kubernetes.specs import (
+    AREA,
+    CONFORMANCE,
+    PASSED,
+    SERIAL,
+    SKIPPED,
+    Outcome,
+    document,
+    judge,
+    lanes,
+    parse,
+    pattern,
+    sort,
+)
 from lab.progress import progress
 
-FOCUS = r"\[sig-network\].*\[Conformance\]"
-"""The network's part of what every Kubernetes must pass."""
-
 REPORT = Path("build/conformance")
-"""Where e2e.test writes what it says and its report."""
+"""Where e2e.test writes what it says and its reports, a folder for each that runs."""
 
-DOCUMENT = Path("docs/conformance.md")
+_PATIENCE = "100m"
+"""How long one e2e.test may take."""
+
+_ZONE = "topology.kubernetes.io/zone"
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one spec."""
+class Suite:
+    """Which specs a command is about, where their table goes, and how many of them run at once."""
 
-    name: str
-    status: str
-    seconds: float
-    reason: str
+    title: str
+    command: str
+    about: str
+    document: Path
+    conformance: bool
+    lanes: int
+
+    def holds(self, name: str) -> bool:
+        """Tell whether a spec is one of them."""
+        return name.startswith(AREA) and (CONFORMANCE in name) == self.conformance
 
 
-def run(cluster: KubernetesCluster, focus: str) -> list[Outcome]:
-    """Bring the cluster up with the tests' images, run the specs that match, and return what became of each."""
-    programs = built(progress, tests=True)
+MUST = Suite(
+    title="Kubernetes' own network tests",
+    command="make conformance",
+    about="what every Kubernetes must pass, `[sig-network]` and `[Conformance]`",
+    document=Path("docs/conformance.md"),
+    conformance=True,
+    lanes=1,
+)
+OTHERS = Suite(
+    title="Kubernetes' other network tests",
+    command="make conformance-others",
+    about="all else of `[sig-network]` that needs no cloud and no more than a plain cluster",
+    document=Path("docs/conformance-others.md"),
+    conformance=False,
+    lanes=3,
+)
+
+
+class Tests:
+    """Kubernetes' own e2e.test."""
+
+    def __init__(self, programs: Path) -> None:
+        """Take the folder of the test cluster's programs."""
+        self._programs = programs
+
+    def names(self) -> list[str]:
+        """Return the names of all its network specs; without a focus it would leave out whatever is a feature."""
+        self._run([], "list", "--ginkgo.dry-run", f"--ginkgo.focus={re.escape(AREA.strip())}")
+        return [outcome.name for outcome in self._report("list")]
+
+    def run(self, cluster: KubernetesCluster, names: Sequence[str], lane: str) -> list[Outcome]:
+        """Run specs one after the other, and return what became of those that it came to."""
+        words = [f"--kubeconfig={cluster.control.admin}", f"--kubectl-path={self._programs / KUBECTL}"]
+        words += [f"--ginkgo.focus={pattern(names)}", f"--ginkgo.timeout={_PATIENCE}", "--disable-log-dump"]
+        progress(f"e2e.test, {len(names)} specs; its words go to {REPORT / lane / 'log'}")
+        self._run(cluster.lab.hosts[0].namespace.prefix, lane, f"--num-nodes={len(cluster.nodes)}", *words)
+        return self._report(lane)
+
+    def _run(self, prefix: Sequence[str], lane: str, *words: str) -> None:
+        place = REPORT / lane
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "junit_01.xml").unlink(missing_ok=True)
+        command = [*prefix, str(self._programs / E2E), "--provider=skeleton", "--ginkgo.no-color"]
+        with (place / "log").open("wb") as log:
+            subprocess.run([*command, f"--report-dir={place}", *words], stdout=log, stderr=log, check=False)
+
+    @staticmethod
+    def _report(lane: str) -> list[Outcome]:
+        report = REPORT / lane / "junit_01.xml"
+        return parse(report) if report.exists() else []
+
+
+def run(cluster: KubernetesCluster, tests: Tests, names: Sequence[str], count: int) -> list[Outcome]:
+    """Bring the cluster up with the tests' images, run specs, and return what became of each."""
     archives = made(progress)
     cluster.start()
-    for node in cluster.nodes:
+    for number, node in enumerate(cluster.nodes, 1):
         progress(f"the tests' images to {node.host.name}")
         for name, archive in archives.items():
             node.runtime.take(archive, name)
-    REPORT.mkdir(parents=True, exist_ok=True)
-    words = [
-        *(*cluster.lab.hosts[0].namespace.prefix, str(programs / E2E), "--provider=skeleton"),
-        *(f"--kubeconfig={cluster.control.admin}", f"--ginkgo.focus={focus}", f"--report-dir={REPORT}"),
-        *("--ginkgo.no-color", "--ginkgo.timeout=2h", "--disable-log-dump", "--num-nodes=3"),
-    ]
-    progress(f"e2e.test, specs that match {focus}; its words go to {REPORT / 'log'}")
-    with (REPORT / "log").open("wb") as log:
-        subprocess.run(words, stdout=log, stderr=log, check=False)
-    return parse(REPORT / "junit_01.xml")
+        cluster.kubectl("label", "node", node.host.name, f"{_ZONE}=zone{number}")
+    alone = [name for name in names if SERIAL in name]
+    together = lanes([name for name in names if SERIAL not in name], count)
+    outcomes = []
+    with ThreadPoolExecutor(count) as pool:
+        for found in pool.map(lambda lane: tests.run(cluster, lane[1], str(lane[0])), enumerate(together, 1)):
+            outcomes += found
+    return outcomes + (tests.run(cluster, alone, "serial") if alone else [])
 
 
-def parse(report: Path) -> list[Outcome]:
-    """Return the specs of a JUnit report that ran, by name."""
-    found = []
-    for case in ET.parse(report).getroot().iter("testcase"):  # noqa: S314 - our own e2e.test has written it
-        status = case.get("status", "")
-        if status == "skipped" or not case.get("name", "").startswith("[It]"):
-            continue
-        failure = case.find("failure")
-        words = "" if failure is None else (failure.get("message") or failure.text or "").strip()
-        name = case.get("name", "").removeprefix("[It] ").removeprefix("[sig-network] ")
-        found.append(Outcome(name, status, float(case.get("time", "0")), " ".join(words.splitlines()[:2])))
-    return sorted(found, key=lambda outcome: outcome.name)
-
-
-def document(outcomes: list[Outcome], focus: str) -> str:
-    """Return the page that shows them."""
-    passed = sum(outcome.status == "passed" for outcome in outcomes)
-    rows = [
-        f"| {outcome.name} | {outcome.status} | {outcome.seconds:.0f} s | {outcome.reason} |".replace("\n", " ")
-        for outcome in outcomes
-    ]
-    head = [
-        "# Kubernetes' own network tests",
-        "",
-        f"`make conformance` runs the specs of `e2e.test` {KUBERNETES.version} that match `{focus}`, on three nodes.",
+def page(suite: Suite, outcomes: Sequence[Outcome]) -> str:
+    """Return the text of a suite's page."""
+    introduction = [
+        f"`{suite.command}` runs of `e2e.test` {KUBERNETES.version} {suite.about}: on three nodes, each a zone.",
         "Their network is ilanet, their Services are kube-proxy's; all of it runs on one machine.",
-        f"{passed} of {len(outcomes)} passed.",
-        "",
-        "| spec | outcome | time | reason |",
-        "| --- | --- | --- | --- |",
     ]
-    return "\n".join([*head, *rows, ""])
+    return document(suite.title, introduction, outcomes)
 
 
 def main() -> int:
-    """Run the command line; return the exit status: 0 if every spec has passed."""
+    """Run the command line; return the exit status: 0 if every spec has passed, or fails for a reason that is known."""
     parser = argparse.ArgumentParser(prog="lab.kubernetes.conformance", description="Kubernetes' own network tests.")
-    parser.add_argument("--focus", default=FOCUS, help="regular expression of specs")
-    parser.add_argument("--document", type=Path, default=DOCUMENT, help="where the table goes")
+    parser.add_argument("--others", action="store_true", help="those that are not [Conformance]")
+    parser.add_argument("--focus", default="", help="regular expression: of the specs only those")
+    parser.add_argument("--document", type=Path, help="where the table goes")
+    parser.add_argument("--lanes", type=int, help="so many specs at once")
     options = parser.parse_args()
+    suite = OTHERS if options.others else MUST
+    tests = Tests(built(progress, tests=True))
+    names, left = sort(name for name in tests.names() if suite.holds(name) and re.search(options.focus, name))
     cluster = KubernetesCluster(name="conform", say=progress)
     try:
-        outcomes = run(cluster, options.focus)
+        outcomes, unexplained = judge(names, run(cluster, tests, names, options.lanes or suite.lanes))
     finally:
         cluster.close()
-    options.document.write_text(document(outcomes, options.focus))
-    failed = [outcome for outcome in outcomes if outcome.status != "passed"]
-    for outcome in failed:
-        print(f"{outcome.status}: {outcome.name}: {outcome.reason}", flush=True)
-    progress(f"{len(outcomes) - len(failed)} of {len(outcomes)} passed: {options.document}")
-    return int(bool(failed) or not outcomes)
+    place = options.document or suite.document
+    place.write_text(page(suite, [*outcomes, *left]))
+    for sentence in unexplained:
+        print(sentence, flush=True)
+    ran = [outcome for outcome in outcomes if outcome.status != SKIPPED]
+    progress(f"{sum(outcome.status == PASSED for outcome in ran)} of {len(ran)} passed: {place}")
+    return int(bool(unexplained) or not ran)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from lab.image import write_image
 from lab.kubernetes.programs import AGNHOST, CACHE, COREDNS, KUBERNETES, folder
 from lab.namespace import run
 
-_PACKAGES = ("bash", "curl", "dnsutils", "iproute2", "iputils-ping", "netcat-openbsd")
+_PACKAGES = ("bash", "conntrack", "curl", "dnsutils", "iperf", "iproute2", "iputils-ping", "netcat-openbsd", "wget")
 """What the tests call inside of their pods."""
 
 _SUITE = "bookworm"
@@ -34,6 +34,7 @@ def made(say: Callable[[str], None]) -> dict[str, Path]:
     everything: dict[str, tuple[Path | None, Path | None, Sequence[Path]]] = {
         "e2e-test-images/agnhost:2.56": (root, programs / AGNHOST, more),
         "e2e-test-images/jessie-dnsutils:1.7": (root, None, more[:1]),
+        "build-image/distroless-iptables:v0.7.14": (root, None, ()),
         "e2e-test-images/busybox:1.37.0-1": (None, None, ()),
         "pause:3.10.1": (None, None, ()),
     }
