@@ -324,6 +324,7 @@ class Cluster:
                 directory=self.directory,
                 disk=self._kept / host.name / "machine",
                 cgroup=f"{self._cgroup}/{host.name}",
+                hostname=host.name,
                 own=self._own,
             )
         return self.machines[host.name]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The inside of a lab host that runs containers: its own mounts, processes and /run, beside its network namespace.
+"""The inside of a lab host that runs containers: its own mounts, processes, hostname and /run, beside its network.
 
 The first process of a process namespace holds them: when it ends, the kernel ends every process inside, and with the
 last of them every mount and every pod's network namespace goes, as if the power had been cut.  The disk stays, but
@@ -31,12 +31,13 @@ as runc does for every command in a container, finds itself at the namespace's o
 
 _INIT = """
 set -eu
-disk=$1 lab=$2 noted=$3 own=$4
+disk=$1 lab=$2 noted=$3 own=$4 hostname=$5
 read -r self </proc/self/stat
 cut -d ' ' -f 2 /proc/self/mounts | while read -r mount; do
   case $mount in /run/*|/sys/fs/bpf) umount --lazy "$mount" 2>/dev/null || : ;; esac
 done
 mount -t proc proc /proc
+echo "$hostname" >/proc/sys/kernel/hostname
 rm -rf "$disk/run"
 mkdir -p "$disk/run/netns" "$disk/run/containerd" "$disk/run/${lab#/run/}" "$disk/lib/cni" "$disk/log"
 mount --bind "$lab" "$disk/run/${lab#/run/}"
@@ -55,7 +56,7 @@ trap 'exit 0' TERM
 mv "$noted.new" "$noted"
 while :; do sleep 2147483647 & wait; done
 """
-"""The first process, told its disk, the lab's folder, where to note itself, and folders to have a copy of.
+"""The first process, told its disk, the lab's folder, where to note itself, folders to copy, and its name.
 
 It lets go of what others have mounted in /run (or unmount just now), mounts its own, notes its pid as seen from outside
 with the time of its start, as lab.process does, and reaps what others leave."""
@@ -72,10 +73,12 @@ class Machine(Process):
         directory: Path,
         disk: Path,
         cgroup: str,
+        hostname: str,
         own: Sequence[str] = (),
     ) -> None:
         """Take the folder of logs and pids, which lies under /run, and the name of the parent of its cgroups.
 
+        hostname: what processes and pods in the host's network read of it.
         own: folders of the machine that is really there, of which the inside changes a copy.
         """
         self.disk = disk
@@ -95,8 +98,9 @@ class Machine(Process):
             str(directory),
             str(self._noted),
             " ".join(own),
+            hostname,
         )
-        unshare = ("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child")
+        unshare = ("unshare", "--uts", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child")
         super().__init__(name=name, command=(*namespace.prefix, *unshare, *words), directory=directory)
 
     @property
@@ -116,7 +120,7 @@ class Machine(Process):
         With the first process's root: a mount namespace alone would lead out of a chroot in which the lab may run.
         """
         return (
-            *("nsenter", "--target", str(self.first), "--net", "--mount", "--root", "--pid"),
+            *("nsenter", "--target", str(self.first), "--net", "--uts", "--mount", "--root", "--pid"),
             *("setpriv", "--pdeathsig", "KILL"),
         )
 
