@@ -58,7 +58,7 @@ class Suite:
 MUST = Suite(
     title="Kubernetes' own network tests",
     command="make conformance",
-    about="what every Kubernetes must pass, `[sig-network]` and `[Conformance]`",
+    about="are `[sig-network]` and `[Conformance]`: what every Kubernetes must pass",
     document=Path("docs/conformance.md"),
     conformance=True,
     lanes=1,
@@ -66,7 +66,7 @@ MUST = Suite(
 OTHERS = Suite(
     title="Kubernetes' other network tests",
     command="make conformance-others",
-    about="all else of `[sig-network]` that needs no cloud and no more than a plain cluster",
+    about="are `[sig-network]`, not `[Conformance]`, and need neither a cloud nor what else a plain cluster lacks",
     document=Path("docs/conformance-others.md"),
     conformance=False,
     lanes=3,
@@ -89,7 +89,6 @@ class Tests:
         """Run specs one after the other, and return what became of those that it came to."""
         words = [f"--kubeconfig={cluster.control.admin}", f"--kubectl-path={self._programs / KUBECTL}"]
         words += [f"--ginkgo.focus={pattern(names)}", f"--ginkgo.timeout={_PATIENCE}", "--disable-log-dump"]
-        progress(f"e2e.test, {len(names)} specs; its words go to {REPORT / lane / 'log'}")
         self._run(cluster.lab.hosts[0].namespace.prefix, lane, f"--num-nodes={len(cluster.nodes)}", *words)
         return self._report(lane)
 
@@ -118,18 +117,18 @@ def run(cluster: KubernetesCluster, tests: Tests, names: Sequence[str], count: i
         cluster.kubectl("label", "node", node.host.name, f"{_ZONE}=zone{number}")
     alone = [name for name in names if SERIAL in name]
     together = lanes([name for name in names if SERIAL not in name], count)
-    outcomes = []
+    progress(f"{len(names)} specs, {len(alone)} of them alone at the end; e2e.test's words go to {REPORT}/*/log")
     with ThreadPoolExecutor(count) as pool:
-        for found in pool.map(lambda lane: tests.run(cluster, lane[1], str(lane[0])), enumerate(together, 1)):
-            outcomes += found
+        running = [pool.submit(tests.run, cluster, lane, str(number)) for number, lane in enumerate(together, 1)]
+    outcomes = [outcome for lane in running for outcome in lane.result()]
     return outcomes + (tests.run(cluster, alone, "serial") if alone else [])
 
 
 def page(suite: Suite, outcomes: Sequence[Outcome]) -> str:
     """Return the text of a suite's page."""
     introduction = [
-        f"`{suite.command}` runs of `e2e.test` {KUBERNETES.version} {suite.about}: on three nodes, each a zone.",
-        "Their network is ilanet, their Services are kube-proxy's; all of it runs on one machine.",
+        f"`{suite.command}` runs the specs of `e2e.test` {KUBERNETES.version} that {suite.about}.",
+        "There are three nodes, each a zone; their network is ilanet, their Services are kube-proxy's, on one machine.",
     ]
     return document(suite.title, introduction, outcomes)
 
@@ -145,7 +144,7 @@ def main() -> int:
     suite = OTHERS if options.others else MUST
     tests = Tests(built(progress, tests=True))
     names, left = sort(name for name in tests.names() if suite.holds(name) and re.search(options.focus, name))
-    cluster = KubernetesCluster(name="conform", say=progress)
+    cluster = KubernetesCluster(name="conform", control_planes=0, say=progress)
     try:
         outcomes, unexplained = judge(names, run(cluster, tests, names, options.lanes or suite.lanes))
     finally:

@@ -17,7 +17,7 @@ CLOUD = "[sig-network] LoadBalancers [Feature:LoadBalancer] should work [Slow]"
 
 REPORT = f"""<testsuites><testsuite>
 <testcase name="[It] {WORKS}" status="passed" time="2.5"/>
-<testcase name="[It] {FAILS}" status="failed" time="61"><failure type="failed">{{first
+<testcase name="[It] {FAILS}" status="failed" time="61"><failure type="failed">[FAILED] {{first
 second
 third}}</failure></testcase>
 <testcase name="[It] {SKIPS}" status="skipped" time="1"><skipped message="skipped - needs two zones"/></testcase>
@@ -70,10 +70,11 @@ def test_lanes_share_the_specs() -> None:
 
 
 def test_the_pattern_of_names_is_of_these_alone() -> None:
-    """Brackets and bars in names stand for themselves, and a longer name is another."""
+    """Brackets and bars in names stand for themselves, and a longer name is another, but for a space."""
     chosen = re.compile(pattern([WORKS, FAILS]))
     assert chosen.search(f"Kubernetes e2e suite {WORKS}")
     assert chosen.search(f"Kubernetes e2e suite {FAILS}")
+    assert chosen.search(f"Kubernetes e2e suite {FAILS} ")
     assert not chosen.search(f"Kubernetes e2e suite {FAILS} [Slow]")
     assert not chosen.search(CLOUD)
 
