@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from lab.cri import PodSetting
+from lab.namespace import run
 from tests.cri.conftest import Site
 
 OUTAGE = float(os.environ.get("OUTAGE", "1"))
@@ -42,6 +44,14 @@ def test_a_pod_lives_and_ends(site: Site) -> None:
     assert here.sandboxes(one) == []
     there.remove(other)
     site.ledger.settled(pods=0)
+
+
+def test_a_host_has_a_name_of_its_own(site: Site) -> None:
+    """What runs inside of a host reads its name, as a pod in the host's network does; the machine keeps its own."""
+    outside = socket.gethostname()
+    inside = [run(*kubelet.runtime.machine.prefix, "uname", "-n").strip() for kubelet in site.kubelets]
+    assert inside == [host.name for host in site.hosts]
+    assert socket.gethostname() == outside
 
 
 @pytest.mark.timeout(120 + OUTAGE)
