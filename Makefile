@@ -91,7 +91,7 @@ test-kind: build go ## the same tests on a kind cluster, which needs Docker and 
 .PHONY: conformance conformance-others
 conformance: build go ## Kubernetes' own network tests against a cluster with ilanet; writes docs/conformance.md; half an hour
 	@$(PY) -m lab.kubernetes.conformance $(OPTIONS)
-conformance-others: build go ## those that are no must but need no cloud; writes docs/conformance-others.md; three quarters of an hour
+conformance-others: build go ## those that are no must but need no cloud; writes docs/conformance-others.md; twenty minutes
 	@$(PY) -m lab.kubernetes.conformance --others $(OPTIONS)
 
 .PHONY: test-vm
