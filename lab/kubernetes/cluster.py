@@ -54,6 +54,7 @@ class KubernetesCluster:
         control_planes: int = 1,
         firewall: bool = False,
         pod_mask: int = 64,
+        evicting: bool = False,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Take how many nodes, all on one layer 2, as in kind; the control plane is on the first one's host.
@@ -61,6 +62,7 @@ class KubernetesCluster:
         deploy: what of deploy/ is applied; control_planes: so many nodes are labelled as such.
         firewall: every node drops what conntrack calls invalid, as many hosts' firewalls do.
         pod_mask: bits of the prefix of each node's podCIDR.
+        evicting: kubelets count what pods write on the disk, and evict those that write more than they may.
         """
         self.lab = Cluster(name=name, hosts=nodes, shape=Shape.LAYER2, own=("/etc", "/opt"), say=say)
         self.nodes: list[KubernetesNode] = []
@@ -70,6 +72,7 @@ class KubernetesCluster:
         self._control_planes = control_planes
         self._firewall = firewall
         self._pod_mask = pod_mask
+        self._evicting = evicting
         self._say = say
 
     @property
@@ -109,7 +112,14 @@ class KubernetesCluster:
         self._control.start()
         self._say(f"containerd, kubelet and kube-proxy on {len(self.lab.hosts)} hosts, and their images")
         self.nodes = [
-            KubernetesNode(cluster=self.lab, host=host, control=self._control, programs=programs, authority=authority)
+            KubernetesNode(
+                cluster=self.lab,
+                host=host,
+                control=self._control,
+                programs=programs,
+                authority=authority,
+                evicting=self._evicting,
+            )
             for host in self.lab.hosts
         ]
 

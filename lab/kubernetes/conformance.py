@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 from collections.abc import Sequence
@@ -144,7 +145,7 @@ def main() -> int:
     suite = OTHERS if options.others else MUST
     tests = Tests(built(progress, tests=True))
     names, left = sort(name for name in tests.names() if suite.holds(name) and re.search(options.focus, name))
-    cluster = KubernetesCluster(name="conform", control_planes=0, say=progress)
+    cluster = KubernetesCluster(name=f"c{os.getpid()}", control_planes=0, evicting=True, say=progress)
     try:
         outcomes, unexplained = judge(names, run(cluster, tests, names, options.lanes or suite.lanes))
     finally:

@@ -36,14 +36,26 @@ class KubernetesNode:
     """A host on which a kubelet runs pods; without a network of its own until ilanet is deployed."""
 
     def __init__(
-        self, *, cluster: Cluster, host: Host, control: ControlPlane, programs: Path, authority: Authority
+        self,
+        *,
+        cluster: Cluster,
+        host: Host,
+        control: ControlPlane,
+        programs: Path,
+        authority: Authority,
+        evicting: bool = False,
     ) -> None:
-        """Take the lab's cluster, which has the host, the control plane to join, and who signs certificates."""
+        """Take the lab's cluster, which has the host, the control plane to join, and who signs certificates.
+
+        evicting: the kubelet counts what pods write, and evicts those that write more than they may; the file system
+        below it must be one that it knows.
+        """
         self.host = host
         self.runtime = Containerd(cluster, host, bare=True)
         self._control = control
         self._programs = programs
         self._authority = authority
+        self._evicting = evicting
         self._directory = cluster.directory
         self._processes: list[Process] = []
 
@@ -101,7 +113,7 @@ class KubernetesNode:
             "failSwapOn": False,
             "featureGates": {"KubeletInUserNamespace": True},
             "fileCheckFrequency": "5s",
-            "localStorageCapacityIsolation": False,
+            "localStorageCapacityIsolation": self._evicting,
             "nodeStatusUpdateFrequency": "2s",
             "registerWithTaints": [{"key": START_UP_TAINT, "effect": "NoSchedule"}],
             "resolvConf": str(names),

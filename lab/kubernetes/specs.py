@@ -33,7 +33,6 @@ NOT_RUN: Sequence[tuple[str, str]] = (
     (r"\[Alpha\]", "needs a feature gate that is off by default"),
     (r"\[Feature:KubeProxyDaemonSetMigration\]", "is about how GCE's clusters start kube-proxy"),
     (r"\[Disruptive\]", "needs kube-proxy and the API server as pods, or ssh to nodes"),
-    (r"should be rejected for evicted pods", "needs kubelets that count what a pod writes, which the lab's do not"),
     (r"\[Feature:PerformanceDNS\]", "measures cluster DNS with thousands of Services"),
 )
 """Regular expressions of specs that are not run, and what each would need; the first that matches is said."""
