@@ -113,6 +113,7 @@ class KubernetesNode:
             "failSwapOn": False,
             "featureGates": {"KubeletInUserNamespace": True},
             "fileCheckFrequency": "5s",
+            "imageGCHighThresholdPercent": 100,  # never: no registry could bring an image back when the disk was full
             "localStorageCapacityIsolation": self._evicting,
             "nodeStatusUpdateFrequency": "2s",
             "registerWithTaints": [{"key": START_UP_TAINT, "effect": "NoSchedule"}],
