@@ -77,23 +77,28 @@ class _Table:
         nftables.run(f"table {self._name} {{}}\ndelete table {self._name}\ntable {self._name} {{\n{text}\n}}")
         return True
 
-    def remove(self, nftables: Nftables) -> bool:
-        """Remove the table and tell whether there was one."""
-        if not self._exists(nftables):
-            return False
-        nftables.run(f"delete table {self._name}")
-        return True
+    def remove(self, nftables: Nftables) -> None:
+        """Remove the table; none is no error."""
+        nftables.run(f"table {self._name} {{}}\ndelete table {self._name}")
 
-    def _exists(self, nftables: Nftables) -> bool:
+    def exists(self, nftables: Nftables) -> bool:
+        """Tell whether there is one, right or not."""
         listing = json.loads(nftables.run(f"list tables {self._family}"))["nftables"]
         return any(item.get("table", {}).get("name") == _TABLE for item in listing)
 
     def _present(self, nftables: Nftables) -> list[str]:
-        if not self._exists(nftables):
+        if not self.exists(nftables):
             return []
         items: list[dict[str, Any]] = json.loads(nftables.run(f"list table {self._name}"))["nftables"]
         return [item["rule"].get("comment", "") for item in items if "rule" in item]
 
+
+_NO_IPV4 = f"""
+    chain prerouting {{
+      type filter hook prerouting priority raw; policy accept;
+      iifname "{HOST_PREFIX}*" counter drop {_COMMENT}
+    }}"""
+"""What is left of the rules for IPv4 once it is switched off, until the next boot."""
 
 _IPV6_TABLE, _IPV4_TABLE = _Table("ip6"), _Table("ip")
 
@@ -130,9 +135,11 @@ class RejectTable:
         nftables = Nftables()
         changed = _IPV6_TABLE.ensure(nftables, self._rules(sir_prefix, closed_ports))
         changed = self._ensure_nodes(nftables, nodes) or changed
-        if self._ipv4 is None:
-            return _IPV4_TABLE.remove(nftables) or changed
-        return _IPV4_TABLE.ensure(nftables, _ipv4_rules(self._ipv4, closed_ports)) or changed
+        if self._ipv4 is not None:
+            return _IPV4_TABLE.ensure(nftables, _ipv4_rules(self._ipv4, closed_ports)) or changed
+        if _IPV4_TABLE.exists(nftables):  # pods of before may still have their links, which nothing else would hold
+            return _IPV4_TABLE.ensure(nftables, _NO_IPV4) or changed
+        return changed
 
     def remove(self) -> None:
         """Remove the tables; none is no error."""
