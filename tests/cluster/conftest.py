@@ -6,19 +6,12 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from lab.kubernetes.cluster import SYSTEM, KubernetesCluster
-from lab.process import SOURCE
 from tests.cluster.kubectl import Kubectl
-
-SHAPES: dict[str, dict[str, Any]] = {
-    "nftables": {"deploy": SOURCE / "deploy/own-etcd-ha", "control_planes": 3, "firewall": True},
-    "iptables": {"deploy": SOURCE / "deploy/kind"},
-}
-"""By kube-proxy's mode: a pool of locators, three members of etcd and hosts with a firewall, or podCIDRs and one."""
+from tests.cluster.shapes import SHAPES
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -56,14 +49,6 @@ def ours(cluster: KubernetesCluster | None) -> KubernetesCluster:
     if cluster is None:
         pytest.skip("KUBECONFIG is of a cluster whose machines are not ours to switch off")
     return cluster
-
-
-@pytest.fixture
-def once(ours: KubernetesCluster) -> KubernetesCluster:
-    """Return a cluster of ours, in one of its shapes."""
-    if ours.proxy_mode != "nftables":
-        pytest.skip("this does not depend on kube-proxy's mode")
-    return ours
 
 
 @pytest.fixture

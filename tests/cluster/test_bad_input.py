@@ -6,29 +6,34 @@ The rest of the table in docs/operator.md is pure: tests/unit.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from cli.__main__ import NOT_WELL, WELL
 from lab.fabric import Host
 from lab.kubernetes.cluster import SYSTEM, KubernetesCluster
 from lab.process import SOURCE
 from tests.cluster.kubectl import Kubectl, deployment, eventually
-from tests.cluster.test_cli import ilanet
-from tests.cluster.test_underlay import agent_of
+from tests.cluster.operating import (
+    AGENT,
+    CONTROLLER,
+    OTHER_SETTINGS,
+    agent_of,
+    changed,
+    has_event,
+    has_finding,
+    is_well,
+    logs,
+)
+from tests.cluster.shapes import ON_POD_CIDRS, ON_POOL
 
 pytestmark = pytest.mark.timeout(300)
 
-CONTROLLER, AGENT = "deployment/ilanet-controller", "daemonset/ilanet-agent"
 SERVICE = "ILANET_CONTROLLER_SERVICE_HOST"
-OTHER_SETTINGS = "ilanet-bad-input"
 OTHER_NETWORK = "05-other.conflist"
 
 
@@ -47,67 +52,6 @@ def stays(kube: Kubectl) -> Callable[[], None]:
 
     check()
     return check
-
-
-@contextlib.contextmanager
-def changed(system: Kubectl, workload: str, change: Callable[[str], str]) -> Iterator[None]:
-    """Give a workload other settings, as an overlay does, and the old ones again."""
-    kind = "controller" if workload == CONTROLLER else "agent"
-    volumes = system.get(workload)["spec"]["template"]["spec"]["volumes"]
-    name = next(volume["configMap"]["name"] for volume in volumes if volume["name"] == "settings")
-    found = system.get("configmap", name)["data"]
-    text = change(found[f"{kind}.toml"])
-    assert text != found[f"{kind}.toml"]
-    metadata = {"name": OTHER_SETTINGS}
-    system.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {f"{kind}.toml": text}})
-    try:
-        use(system, workload, OTHER_SETTINGS)
-        yield
-    finally:
-        use(system, workload, name)
-        system("rollout", "status", workload, "--timeout=120s", timeout=130)
-        system("delete", "configmap", OTHER_SETTINGS)
-
-
-def use(system: Kubectl, workload: str, settings: str) -> None:
-    """Have a workload's pods read these settings; agents one by one, when their pod is deleted."""
-    spec: dict[str, Any] = {
-        "template": {"spec": {"volumes": [{"name": "settings", "configMap": {"name": settings}}]}},
-    }
-    if workload == AGENT and settings == OTHER_SETTINGS:
-        spec["updateStrategy"] = {"type": "OnDelete", "rollingUpdate": None}
-    elif workload == AGENT:
-        spec["updateStrategy"] = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "10%"}}
-    system("patch", workload, "-p", json.dumps({"spec": spec}))
-
-
-def logs(system: Kubectl, component: str) -> str:
-    """Return what the pods of a component have written; of one that has ended, what it wrote last."""
-    words = ("-l", f"app.kubernetes.io/component={component}", "-o", "name")
-    return "\n".join(system("logs", name, "--tail=50") for name in system("get", "pods", *words).split())
-
-
-def has_event(system: Kubectl, reason: str, *words: str) -> None:
-    """Assert that an Event says this."""
-    listed = json.loads(system("get", "events", "--all-namespaces", "-o", "json", namespaced=False))["items"]
-    messages = [item["message"] for item in listed if item["reason"] == reason]
-    assert any(all(word in message for word in words) for message in messages), messages
-
-
-def has_finding(door: Sequence[str], *words: str, namespace: str = SYSTEM) -> dict[str, Any]:
-    """Assert that `ilanet status` says this, and what to do; return all that it says."""
-    status, said = ilanet(door, "--namespace", namespace, "status")
-    assert status == NOT_WELL
-    found = [found for found in said["findings"] if all(word in found["what"] for word in words)]
-    assert found, said["findings"]
-    assert all(one["next"] for one in found)
-    return dict(said)
-
-
-def is_well(door: Sequence[str]) -> None:
-    """Assert that nothing is wrong any more."""
-    status, said = ilanet(door, "status")
-    assert status == WELL, said["findings"]
 
 
 def nudge(host: Host) -> None:
@@ -146,9 +90,11 @@ WRONG = {
 """Settings of controllers: the change, the Event's reason, and what is said."""
 
 
+@ON_POOL
+@pytest.mark.usefixtures("ours")
 @pytest.mark.parametrize("what", list(WRONG))
 def test_controllers_with_wrong_settings(
-    once: KubernetesCluster, door: Sequence[str], system: Kubectl, stays: Callable[[], None], what: str
+    door: Sequence[str], system: Kubectl, stays: Callable[[], None], what: str
 ) -> None:
     """The first one that gets them says it, and serves nobody; the others go on as they are."""
     change, reason, words = WRONG[what]
@@ -165,9 +111,9 @@ def test_controllers_with_wrong_settings(
         stays()
     eventually(lambda: is_well(door))
     stays()
-    assert once.deploy.name == "own-etcd-ha"
 
 
+@ON_POD_CIDRS
 @pytest.mark.parametrize(
     ("port", "wrong", "words"),
     [
@@ -176,7 +122,7 @@ def test_controllers_with_wrong_settings(
     ],
 )
 def test_an_agent_with_a_wrong_endpoint(
-    once: KubernetesCluster,
+    ours: KubernetesCluster,
     door: Sequence[str],
     system: Kubectl,
     stays: Callable[[], None],
@@ -186,7 +132,7 @@ def test_an_agent_with_a_wrong_endpoint(
     words: tuple[str, str],
 ) -> None:
     """It goes on with what it knows, and names what does not answer; a controller, if it has one, writes the Event."""
-    node = once.lab.hosts[-1].name
+    node = ours.lab.hosts[-1].name
     with changed(system, AGENT, lambda text: text.replace(f"HOST}}]:{port}", f"HOST}}]:{wrong}")):
         system("delete", "pod", agent_of(system, node), "--wait=true")
         agent = eventually(lambda: agent_of(system, node))
@@ -203,8 +149,9 @@ def test_an_agent_with_a_wrong_endpoint(
     stays()
 
 
+@ON_POD_CIDRS
 def test_an_etcd_of_one_s_own_without_its_secret(
-    once: KubernetesCluster, door: Sequence[str], system: Kubectl, stays: Callable[[], None]
+    ours: KubernetesCluster, door: Sequence[str], system: Kubectl, stays: Callable[[], None]
 ) -> None:
     """One controller and one agent wait for it, and say so; the rest stays as it was deployed before."""
     missing = 'secret "ilanet-etcd-client" not found'
@@ -222,7 +169,7 @@ def test_an_etcd_of_one_s_own_without_its_secret(
         eventually(said)
         stays()
     finally:
-        system("apply", "-k", str(once.deploy), namespaced=False)
+        system("apply", "-k", str(ours.deploy), namespaced=False)
         for workload in (CONTROLLER, AGENT):
             system("rollout", "status", workload, "--timeout=120s", timeout=130)
     eventually(lambda: is_well(door))
@@ -275,11 +222,12 @@ def test_a_cluster_of_ipv4(
     eventually(said)
 
 
+@ON_POD_CIDRS
 def test_another_network_that_comes_first(
-    once: KubernetesCluster, door: Sequence[str], system: Kubectl, stays: Callable[[], None]
+    ours: KubernetesCluster, door: Sequence[str], system: Kubectl, stays: Callable[[], None]
 ) -> None:
     """What its runtime uses is said of that node, and the file is left alone."""
-    node = once.nodes[-1]
+    node = ours.nodes[-1]
     theirs = {"cniVersion": "1.0.0", "name": "other", "plugins": [{"type": "loopback"}]}
     words = (f"runtime: /etc/cni/net.d/{OTHER_NETWORK} comes before 10-ilanet.conflist", "remove it")
     file = Path(f"{node.runtime.machine.root}/etc/cni/net.d/{OTHER_NETWORK}")
@@ -326,9 +274,8 @@ def test_a_kube_proxy_that_takes_pods_for_outsiders(
 
 
 @pytest.fixture
-def narrow(once: KubernetesCluster) -> Iterator[KubernetesCluster]:
+def narrow() -> Iterator[KubernetesCluster]:
     """Yield one more cluster, of a node, whose controller manager gives podCIDRs that are no /64."""
-    assert once
     cluster = KubernetesCluster(name=f"n{os.getpid()}", nodes=1, deploy=SOURCE / "deploy/kind", pod_mask=60, say=print)
     try:
         cluster.begin()
@@ -338,6 +285,8 @@ def narrow(once: KubernetesCluster) -> Iterator[KubernetesCluster]:
         assert cluster.lab.leftovers() == []
 
 
+@ON_POD_CIDRS
+@pytest.mark.usefixtures("ours")
 def test_pod_cidrs_that_are_no_locators(narrow: KubernetesCluster) -> None:
     """The node stays as it came, and log, Event and status say what to give the controller manager."""
     door, system = narrow.control.words, Kubectl(narrow.control.words, SYSTEM)

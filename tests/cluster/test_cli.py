@@ -3,13 +3,9 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,26 +14,11 @@ from cli.connectivity.run import NODE_TO_POD
 from cli.connectivity.scenarios import FAILED, SCENARIOS, SKIPPED
 from cli.report import WELL as FINE
 from lab.kubernetes.cluster import TEST_IMAGE
+from lab.process import SOURCE
 from tests.cluster.kubectl import Kubectl
+from tests.cluster.operating import command, ilanet
 
 pytestmark = pytest.mark.timeout(300)
-
-ROOT = Path(__file__).parent.parent.parent
-
-
-def command(door: Sequence[str], *words: str) -> list[str]:
-    """Return `ilanet` with the way into the cluster that kubectl has."""
-    place = next(i for i, word in enumerate(door) if Path(word).name == "kubectl")
-    return [*door[:place], sys.executable, "-m", "cli", *door[place + 1 :], *words]
-
-
-def ilanet(door: Sequence[str], *words: str) -> tuple[int, Any]:
-    """Run it; return its exit status and what it prints as JSON."""
-    ran = subprocess.run(
-        [*command(door, *words), "-o", "json"], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert ran.stdout, ran.stderr
-    return ran.returncode, json.loads(ran.stdout)
 
 
 def left(kube: Kubectl) -> list[str]:
@@ -70,7 +51,7 @@ def test_what_is_not_there_is_said(door: Sequence[str], kube: Kubectl) -> None:
 def test_ctrl_c_cleans_up(door: Sequence[str], kube: Kubectl) -> None:
     """Interrupted in the middle, it removes its namespace before it ends."""
     words = command(door, "connectivity", "test", "--image", TEST_IMAGE)
-    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(words, cwd=SOURCE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert NODE_TO_POD in process.stdout.readline()
         assert left(kube)

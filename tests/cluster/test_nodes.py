@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A node that is gone for good, and comes back all the same: what it held is freed, not too much of it at once."""
+"""A node that is gone for good, and comes back all the same: what it held is freed, not too much of it at ours."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 from lab.kubernetes.cluster import KubernetesCluster
 from lab.namespace import CommandError
 from tests.cluster.kubectl import Kubectl, deployment, eventually
-from tests.cluster.test_bad_input import CONTROLLER, changed, has_event, has_finding, is_well
-from tests.cluster.test_underlay import agent_of
+from tests.cluster.operating import CONTROLLER, agent_of, changed, has_event, has_finding, is_well
+from tests.cluster.shapes import ON_POOL
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -45,16 +45,17 @@ def metric(system: Kubectl, name: str) -> float:
 
 
 def sweeping(text: str, share: float) -> str:
-    """Return settings of controllers that sweep at once."""
+    """Return settings of controllers that sweep at ours."""
     wanted = f"sweep_pause = 1\nsweep_grace = 3\nsweep_share = {share}\n"
     return text.replace("[kubernetes]\n", f"[kubernetes]\n{wanted}", 1)
 
 
+@ON_POOL
 def test_a_node_that_is_gone_and_comes_back(
-    once: KubernetesCluster, door: Sequence[str], system: Kubectl, kube: Kubectl
+    ours: KubernetesCluster, door: Sequence[str], system: Kubectl, kube: Kubectl
 ) -> None:
     """Its pods' identifiers are freed once the brake lets them, then its record; its locator stays out of use."""
-    gone, first = once.nodes[-1], once.nodes[0].host.name
+    gone, first = ours.nodes[-1], ours.nodes[0].host.name
     name = gone.host.name
     many = deployment("many", replicas=PODS)
     many["spec"]["template"]["spec"] |= {
@@ -67,7 +68,7 @@ def test_a_node_that_is_gone_and_comes_back(
     mappings = eventually(lambda: _settled(system, first))
     with changed(system, CONTROLLER, lambda text: sweeping(text, 0)):
         system("rollout", "status", CONTROLLER, "--timeout=120s", timeout=130)
-        once.power_off_node(gone)
+        ours.power_off_node(gone)
         kube("delete", "node", name, "--wait=false", namespaced=False)
         kube("delete", "deployment", "many", "--wait=false")
         kube("delete", "pods", "--selector=app=many", "--force", "--grace-period=0")
@@ -88,7 +89,7 @@ def test_a_node_that_is_gone_and_comes_back(
             assert metric(system, "ilanet_sweep_braked") == 0
 
         eventually(swept, patience=120)
-        once.power_on_node(gone)
+        ours.power_on_node(gone)
         eventually(lambda: kube("label", "node", name, "node-role.kubernetes.io/control-plane="))
         kube("wait", "--for=condition=Ready", f"node/{name}", "--timeout=120s", timeout=130)
 
@@ -98,8 +99,8 @@ def test_a_node_that_is_gone_and_comes_back(
             assert said["locator"] != locator, (said["locator"], said["problems"], said["nodes"])
 
         eventually(back)
-    kube.apply(deployment("web", replicas=len(once.nodes)))
-    pods = kube.ready("web", len(once.nodes))
+    kube.apply(deployment("web", replicas=len(ours.nodes)))
+    pods = kube.ready("web", len(ours.nodes))
     for pod in pods:
         for other in pods:
             assert kube.ask(pod["metadata"]["name"], other["status"]["podIP"], "/hostname") == other["metadata"]["name"]

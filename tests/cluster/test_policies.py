@@ -20,9 +20,7 @@ from lab.kubernetes.enforcer import TABLE, accepted, remove_table
 from lab.namespace import CommandError
 from lab.process import SOURCE
 from tests.cluster.kubectl import PATIENCE, PORT, Kubectl, eventually, pod_spec, service
-from tests.cluster.test_bad_input import AGENT, changed, logs
-from tests.cluster.test_cli import ilanet
-from tests.cluster.test_underlay import agent_of
+from tests.cluster.operating import AGENT, agent_of, changed, ilanet, logs
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -11,16 +11,14 @@ from typing import Any
 
 import pytest
 
-from cli.__main__ import NOT_WELL, WELL
+from cli.__main__ import NOT_WELL
 from cli.report import BROKEN
-from lab.kubernetes.cluster import KubernetesCluster
+from lab.kubernetes.cluster import SYSTEM, KubernetesCluster
 from tests.cluster.kubectl import Kubectl, eventually
-from tests.cluster.test_cli import ilanet
+from tests.cluster.operating import agent_of, ilanet, is_well
 from tests.netns.conftest import ping
 
 pytestmark = pytest.mark.timeout(300)
-
-SYSTEM = "ilanet-system"
 
 _RULES = """
 table bridge underlay {{
@@ -47,15 +45,6 @@ def harmed(cluster: KubernetesCluster, rule: str) -> Iterator[None]:
         yield
     finally:
         cluster.lab.fabric.router.run("nft", "delete", "table", "bridge", "underlay")
-
-
-def agent_of(system: Kubectl, node: str) -> str:
-    """Return the name of a node's agent pod that is Ready."""
-    words = ("-l", "app.kubernetes.io/component=agent", "--field-selector", f"spec.nodeName={node}")
-    pods = [pod for pod in system.get("pods", *words)["items"] if "deletionTimestamp" not in pod["metadata"]]
-    assert len(pods) == 1
-    assert all(status["ready"] for status in pods[0]["status"].get("containerStatuses", [{"ready": False}]))
-    return str(pods[0]["metadata"]["name"])
 
 
 @pytest.mark.parametrize("harm", list(RULES))
@@ -86,7 +75,7 @@ def test_what_the_underlay_does_is_named(
         assert all(node["ready"] and node["serving"] for node in said["nodes"])
         eventually(lambda: _told(kube, here.name, words))
         assert words in system("logs", agent)
-    eventually(lambda: _well(door), patience=90)
+    eventually(lambda: is_well(door), patience=90)
 
 
 def _told(kube: Kubectl, node: str, words: str) -> None:
@@ -98,8 +87,3 @@ def _told(kube: Kubectl, node: str, words: str) -> None:
         if item["reason"] == "IlanetProblem" and item["involvedObject"]["name"] == node
     ]
     assert any(message.startswith("underlay: ") and words in message for message in messages), messages
-
-
-def _well(door: Sequence[str]) -> None:
-    status, said = ilanet(door, "status")
-    assert status == WELL, said["findings"]
