@@ -11,7 +11,7 @@ import pytest
 
 from lab.kubernetes.cluster import SYSTEM, KubernetesCluster
 from tests.cluster.kubectl import Kubectl
-from tests.cluster.shapes import SHAPES
+from tests.cluster.shapes import SHAPES, lab_cluster
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,13 +28,9 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[KubernetesCluster | None
     if os.environ.get("KUBECONFIG"):
         yield None
         return
-    cluster = KubernetesCluster(name=f"k{os.getpid()}", proxy_mode=request.param, say=print, **SHAPES[request.param])
-    try:
+    with lab_cluster("k", proxy_mode=request.param, **SHAPES[request.param]) as cluster:
         cluster.start()
         yield cluster
-    finally:
-        cluster.close()
-        assert cluster.lab.leftovers() == []
 
 
 @pytest.fixture(scope="session")

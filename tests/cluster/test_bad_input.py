@@ -7,7 +7,6 @@ The rest of the table in docs/operator.md is pure: tests/unit.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -29,7 +28,7 @@ from tests.cluster.operating import (
     is_well,
     logs,
 )
-from tests.cluster.shapes import ON_POD_CIDRS, ON_POOL
+from tests.cluster.shapes import ON_POD_CIDRS, ON_POOL, lab_cluster
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -276,13 +275,9 @@ def test_a_kube_proxy_that_takes_pods_for_outsiders(
 @pytest.fixture
 def narrow() -> Iterator[KubernetesCluster]:
     """Yield one more cluster, of a node, whose controller manager gives podCIDRs that are no /64."""
-    cluster = KubernetesCluster(name=f"n{os.getpid()}", nodes=1, deploy=SOURCE / "deploy/kind", pod_mask=60, say=print)
-    try:
+    with lab_cluster("n", nodes=1, deploy=SOURCE / "deploy/kind", pod_mask=60) as cluster:
         cluster.begin()
         yield cluster
-    finally:
-        cluster.close()
-        assert cluster.lab.leftovers() == []
 
 
 @ON_POD_CIDRS
