@@ -161,7 +161,7 @@ class Agent:
         self._rounds = Rounds(period=config.probe_seconds, sample=random.sample, uniform=random.uniform)
         self._end = self._make_end(config)
         self._probes = self._make_probes(config)
-        self._cni = CniServer(network=self._network, path=config.runtime_directory / "cni.sock")
+        self._cni = CniServer(network=self._network, path=_socket(config))
         self._registry.register(
             AgentCollector(
                 datapath=self._datapath,
@@ -373,7 +373,7 @@ class Agent:
 
     async def _serve(self) -> None:
         """Serve CNI from the start: until the node is ready every ADD is told to come again."""
-        log.info("node %s serves CNI on %s", self._config.node, self._config.runtime_directory / "cni.sock")
+        log.info("node %s serves CNI on %s", self._config.node, _socket(self._config))
         await self._cni.serve()
 
     async def _flush(self) -> None:
@@ -443,6 +443,10 @@ def _kernel_host(config: AgentConfig) -> KernelHost:
     return KernelHost(records=RecordDirectory(path=config.state_directory / "sysctl"), sysctls=config.sysctl_directory)
 
 
+def _socket(config: AgentConfig) -> Path:
+    return config.runtime_directory / "cni.sock"
+
+
 def _uninstall(config: AgentConfig) -> None:
     """Remove what runtimes read, links, routes, rules, programs, pins and records; then restore the sysctls."""
     remove_conflist(config.cni_config, config.cni_plugins, config.cni_executable)
@@ -455,6 +459,7 @@ def _uninstall(config: AgentConfig) -> None:
             directory.remove(key)
         (config.state_directory / name).rmdir()
     shutil.rmtree(config.state_directory / "deletes", ignore_errors=True)
+    _socket(config).unlink(missing_ok=True)
 
 
 def main() -> int:

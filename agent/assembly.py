@@ -114,6 +114,22 @@ class Assembly:
         self._timings.observe("add", "total", time.perf_counter() - started)
         return endpoint
 
+    async def check(self) -> None:
+        """Return if an endpoint could be made now; CniError names what of it there is none of."""
+        if self._reserve.shortage:
+            raise TryAgain("no identifier is left for a pod", self._reserve.shortage)
+        try:
+            if self._ipv4 is not None:
+                self._ipv4.check(self._ipv4_in_use())
+            await self._table.check_disk()
+            self._datapath.check()
+        except Exhausted as error:
+            raise TryAgain("no IPv4 address is left for a pod", str(error)) from error
+        except OSError as error:
+            raise CniError(Code.IO_FAILURE, "the record of a pod could not be written", str(error)) from error
+        except DatapathError as error:
+            raise CniError(Code.IO_FAILURE, "a pod would get no way through the datapath", str(error)) from error
+
     async def take_apart(self, endpoint: Endpoint) -> bool:
         """Detach an endpoint and note that the controller must hear of it; return whether the disk knows too.
 
@@ -156,10 +172,13 @@ class Assembly:
             yield None
             return
         try:
-            with pool.lend([other.ipv4.ip for other in self._table.wired() if other.ipv4 is not None]) as address:
+            with pool.lend(self._ipv4_in_use()) as address:
                 yield address
         except Exhausted as error:
             raise TryAgain(f"no IPv4 address for pod {pod}", str(error)) from error
+
+    def _ipv4_in_use(self) -> list[ipaddress.IPv4Address]:
+        return [other.ipv4.ip for other in self._table.wired() if other.ipv4 is not None]
 
     def _from_reserve(self, blank: Endpoint, registration: Registration) -> Endpoint | None:
         """Give a pod an identifier that this node has: its own of an earlier sandbox here, or one of the reserve.

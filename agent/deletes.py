@@ -3,36 +3,42 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 import logging
 from concurrent.futures import Executor
 from pathlib import Path
 
 from agent.core.network import NetworkError
-from agent.core.request import BadRequest, parse
 from agent.pool import uninterrupted
-from cni import plugin
-from cni.plugin import Network
-from cni.spec import Code
+from cni.plugin import DelRequest, Network
+from cni.spec import CniError
 
 log = logging.getLogger("ilanet.deletes")
 
+AT_ONCE = 16
+"""DELs under way at the same time: each may wait for a controller that is away."""
+
 
 class DeleteQueue:
-    """A folder of requests, one file for each attachment, named `container:interface`."""
+    """A folder of requests, one file for each attachment, named `container:interface`.
+
+    The name says all that a DEL needs, so one whose configuration nobody can read is carried out too: its runtime
+    was told that it succeeded.  What the file holds is for people.
+    """
 
     def __init__(self, *, path: Path, pool: Executor) -> None:
         self._path = path
         self._pool = pool
 
     async def replay(self, network: Network) -> None:
-        """Carry out whatever waits, oldest first; NetworkError names what still does.
+        """Carry out whatever waits, begun oldest first; NetworkError names what still does.
 
         A file goes only after its DEL is done, and a DEL repeats safely: a kill between loses and breaks nothing.
         """
         files = await uninterrupted(self._pool, self._waiting)
-        reasons = {file.name: await self._replay(file, network) for file in files}
-        waiting = [f"{name}: {reason}" for name, reason in reasons.items() if reason]
+        room = asyncio.Semaphore(AT_ONCE)
+        reasons = await asyncio.gather(*(self._replay(file, network, room) for file in files))
+        waiting = [f"{file.name}: {reason}" for file, reason in zip(files, reasons, strict=True) if reason]
         if waiting:
             raise NetworkError(f"queued DELs wait: {'; '.join(waiting)}")
 
@@ -46,23 +52,22 @@ class DeleteQueue:
         found = [(file.stat().st_mtime_ns, file) for file in self._path.iterdir() if not file.name.startswith(".")]
         return [file for _, file in sorted(found)]
 
-    async def _replay(self, file: Path, network: Network) -> str:
+    async def _replay(self, file: Path, network: Network, room: asyncio.Semaphore) -> str:
         """Carry one DEL out and remove its file; return why it must wait, empty if it need not."""
-        try:
-            environment, stdin = parse(file.read_bytes())
-        except FileNotFoundError:
-            return ""
-        except BadRequest as error:
-            log.error("queued DEL %s is dropped: %s", file.name, error)  # noqa: TRY400 - the message is complete
+        container_id, separator, interface = file.name.partition(":")
+        if not separator:
+            log.error("%s is no queued DEL, and is dropped: its name is no container:interface", file)
             file.unlink(missing_ok=True)
             return ""
-        reply = await plugin.run({**environment, "CNI_COMMAND": "DEL"}, stdin, None, network)
-        if reply.exit_code:
-            failure = json.loads(reply.stdout)
-            if failure["code"] in (Code.TRY_AGAIN_LATER, Code.IO_FAILURE, Code.INTERNAL):
-                return str(failure["msg"])
-            log.error("queued DEL %s is dropped: %s", file.name, failure)
-        else:
-            log.info("queued DEL %s is done", file.name)
+        async with room:
+            if not file.exists():  # an ADD has dropped it
+                return ""
+            try:
+                await network.delete(DelRequest(container_id=container_id, interface=interface))
+            except CniError as error:
+                return f"{error.message}: {error.details}" if error.details else error.message
+            except OSError as error:
+                return str(error)
+        log.info("queued DEL %s is done", file.name)
         file.unlink(missing_ok=True)
         return ""

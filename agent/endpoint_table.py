@@ -105,9 +105,20 @@ class EndpointTable:
         return {endpoint.identifier.value for endpoint in self.wired()}
 
     async def save(self, endpoint: Endpoint) -> None:
-        """Write an endpoint, durably; OSError leaves the table as it was."""
-        await uninterrupted(self._pool, self._records.save, endpoint.host_name, endpoint.to_json())
+        """Write an endpoint, durably; OSError leaves the table as it was.
+
+        Cancelled, it notes it all the same: the disk has it, and whoever undoes must know.
+        """
+        try:
+            await uninterrupted(self._pool, self._records.save, endpoint.host_name, endpoint.to_json())
+        except asyncio.CancelledError:
+            self.remember(endpoint)
+            raise
         self.remember(endpoint)
+
+    async def check_disk(self) -> None:
+        """Return if a record could be written now; OSError says why not."""
+        await uninterrupted(self._pool, self._records.check)
 
     def is_on_disk(self, name: str) -> bool:
         """Tell whether the disk says the same of a host link: after a restart nothing else is known."""

@@ -84,7 +84,10 @@ class Endpoints:
             if known is not None and known.attached:
                 if await self._is_wired(known, registration, request.netns_fd):
                     return self._attachment(known, registration)
-                await self._assembly.take_apart(known)
+                try:
+                    await self._assembly.take_apart(known)
+                except (NetworkError, DatapathError) as error:
+                    raise TryAgain(f"what is left of pod {known.pod} cannot be removed", str(error)) from error
             pod = Pod(
                 namespace=request.pod.namespace,
                 name=request.pod.name,
@@ -184,10 +187,11 @@ class Endpoints:
             raise CniError(Code.IO_FAILURE, f"{len(failures)} of {len(stale)} are not freed", "; ".join(failures))
 
     async def status(self) -> None:
-        """Return if ADD can be served; CniError says why not."""
+        """Return if ADD can be served; CniError says why not.  Everything that one takes is looked at."""
         try:
             self._serving()
-        except TryAgain as error:
+            await self._assembly.check()
+        except CniError as error:
             raise CniError(Code.NOT_AVAILABLE, error.message, error.details) from error
 
     # --- small pieces ---

@@ -64,13 +64,20 @@ class Loop:
                 pass
 
     async def step(self) -> bool:
-        """Run every step once; return whether all went well.  A step that fails holds the later ones back."""
+        """Run every step once; return whether all went well.
+
+        If the first fails, nothing stands that the others build upon; any other one holds nothing back.
+        """
         self._asked.clear()
+        well = True
         for name, step in self._steps:
             try:
                 await step()
             except (DatapathError, NetworkError, OSError, ValueError) as error:
                 self._status.problem(name, str(error))
-                return False
-            self._status.well(name)
-        return True
+                if name == self._steps[0][0]:
+                    return False
+                well = False
+            else:
+                self._status.well(name)
+        return well

@@ -44,6 +44,7 @@ class Reserve(Backlog):
         self._size = size
         self._pool = pool
         self._free: deque[Identifier] = deque()
+        self._failure = ""
         self._taken: set[Identifier] = set()
         """Since the start, and perhaps still in the controller's answers: they come and go in their own time."""
 
@@ -53,6 +54,11 @@ class Reserve(Backlog):
     def __len__(self) -> int:
         """Return how many are free."""
         return len(self._free)
+
+    @property
+    def shortage(self) -> str:
+        """Why an ADD gets no identifier now; '' as long as there is one, or the controller answers."""
+        return "" if self._free else self._failure
 
     def load(self) -> None:
         """Take up what an earlier run had left; after the endpoint table; ValueError if the record does not parse."""
@@ -109,8 +115,10 @@ class Reserve(Backlog):
             self._free = deque(identifier for identifier in answer if identifier not in used)
             await self._write()
         except (ControllerError, Refused, OSError) as error:
+            self._failure = str(error)
             self._status.problem("reserve", f"{len(self._free)} identifiers are left: {error}")
             return False
+        self._failure = ""
         self._status.well("reserve")
         return True
 

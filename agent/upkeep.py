@@ -15,6 +15,7 @@ from agent.core.ports import Registration
 from agent.core.status import Status
 from agent.endpoint_table import EndpointTable
 from agent.pool import uninterrupted
+from ila.address import Locator
 
 log = logging.getLogger("ilanet.upkeep")
 
@@ -77,10 +78,25 @@ class Upkeep:
             locate=self._locate,
             pod_link=lambda endpoint: pod_link(endpoint, registration, self._address),
         )
+        self._tell_moved(registration)
         self._write(wanted, attached, quiet=quiet)
         self._delete(wanted, registration, quiet=quiet)
         if quiet:
             await self._remove_strays(links)
+
+    def _tell_moved(self, registration: Registration) -> None:
+        """Name the pods here whose identifier is another node's by now: they are there for nobody (invariant 2)."""
+        moved = {
+            str(endpoint.pod): f"{endpoint.identifier} is at {Locator(located[0])}"
+            for endpoint in self._table.wired()
+            if not is_active(endpoint, own=registration.locator, locate=self._locate)
+            and (located := self._locate(endpoint.identifier.value)) is not None
+        }
+        if moved:
+            listed = "; ".join(f"pod {pod}: {where}" for pod, where in sorted(moved.items()))
+            self._status.problem("claims", f"held by another node by now, so nobody reaches them here: {listed}")
+        else:
+            self._status.well("claims")
 
     def _write(self, wanted: Mapping[int, EndpointEntry], attached: Mapping[int, str], *, quiet: bool) -> None:
         """Write what is missing; replace an entry only when no operation could have just made it."""

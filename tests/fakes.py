@@ -55,6 +55,9 @@ class FakeDatapath(Failing):
         self.called("load")
         self.settings = settings
 
+    def check(self) -> None:
+        self.called("check")
+
     def attach_underlay(self, index: int, *, edge: bool) -> None:
         self.called("attach_underlay")
         self.roles[index] = "edge" if edge else "inside"
@@ -260,6 +263,9 @@ class FakeRecords(Failing):
     def remove(self, key: str) -> None:
         self.called("remove")
         self.files.pop(key, None)
+
+    def check(self) -> None:
+        self.called("check")
 
 
 class FakeNetworking(Failing):

@@ -116,6 +116,9 @@ class Datapath(Protocol):
         With unchanged settings and object file, it adopts what is pinned and changes nothing.
         """
 
+    def check(self) -> None:
+        """Return if a pod could be attached now."""
+
     def attach_underlay(self, index: int, *, edge: bool) -> None:
         """Attach from_wire and to_wire to a device; repeats safely."""
 

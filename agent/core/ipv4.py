@@ -97,12 +97,24 @@ class Ipv4Pool:
         self._last = int(gateway(network))
         self._lent: set[int] = set()
 
+    def check(self, used: Collection[ipaddress.IPv4Address]) -> None:
+        """Return if there is an address that nobody uses; Exhausted if not."""
+        self._find(used)
+
     @contextmanager
     def lend(self, used: Collection[ipaddress.IPv4Address]) -> Iterator[ipaddress.IPv4Interface]:
         """Yield an address that nobody uses, and keep it from others until a record has it; Exhausted.
 
         The one after the last comes first: connections of a pod that has ended may still be tracked.
         """
+        found = self._last = self._find(used)
+        self._lent.add(found)
+        try:
+            yield ipaddress.IPv4Interface((found, self._network.prefixlen))
+        finally:
+            self._lent.discard(found)
+
+    def _find(self, used: Collection[ipaddress.IPv4Address]) -> int:
         first, last = int(gateway(self._network)) + 1, int(self._network.broadcast_address) - 1
         count = last - first + 1
         taken = self._lent.union(map(int, used))
@@ -110,9 +122,4 @@ class Ipv4Pool:
         found = next((value for value in candidates if value not in taken), None)
         if found is None:
             raise Exhausted(f"all {count} addresses of {self._network} are in use")
-        self._last = found
-        self._lent.add(found)
-        try:
-            yield ipaddress.IPv4Interface((found, self._network.prefixlen))
-        finally:
-            self._lent.discard(found)
+        return found

@@ -97,3 +97,6 @@ class Records(Protocol):
 
     def remove(self, key: str) -> None:
         """Remove a record durably; one that is not there is no error."""
+
+    def check(self) -> None:
+        """Return if a record could be written now; nothing is left of the trial."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A request of the CNI executable in bytes, as it comes over the socket or lies in the queue of DELs; pure.
+"""A request of the CNI executable in bytes, as it comes over the socket; pure.  A queued DEL is one too.
 
 b"ILA1", the lengths of the environment block and of standard input (32 bits each, network order), then both
 (cni/shim/shim.h repeats it).
@@ -41,14 +41,3 @@ def parse_environment(block: bytes) -> dict[str, str]:
             raise BadRequest(f"its environment holds {pair[:80]!r}")
         found[os.fsdecode(key)] = os.fsdecode(value)
     return found
-
-
-def parse(raw: bytes) -> tuple[dict[str, str], bytes]:
-    """Return environment and standard input of a whole request."""
-    if len(raw) < HEADER_SIZE:
-        raise BadRequest(f"it has {len(raw)} bytes, fewer than a header")
-    environment, stdin = parse_header(raw[:HEADER_SIZE])
-    if len(raw) != HEADER_SIZE + environment + stdin:
-        raise BadRequest(f"it has {len(raw)} bytes, not the {HEADER_SIZE + environment + stdin} that it announces")
-    body = raw[HEADER_SIZE:]
-    return parse_environment(body[:environment]), body[environment:]

@@ -100,6 +100,12 @@ class BpfDatapath(Tables):
             if old != pins:
                 shutil.rmtree(old)
 
+    def check(self) -> None:
+        """Return if a pod could be attached now: the programs are loaded, and where pins go is a bpffs."""
+        check_bpffs(self._pins)
+        if not self._programs:
+            raise DatapathError("no program is loaded yet")
+
     def attach_underlay(self, index: int, *, edge: bool) -> None:
         """Attach from_wire and to_wire, or their edge variants."""
         with self._lock:

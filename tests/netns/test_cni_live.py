@@ -219,8 +219,9 @@ def test_sixteen_pods_at_once(live: Net) -> None:
         live.cluster.pods.pop(pod.name).namespace.close()
 
 
-def test_uninstall_restores_what_was_there(live: Net) -> None:
-    """After uninstall the host's links, addresses, routes, neighbours, rules and sysctls are as before the agent."""
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_uninstall_restores_what_was_there(live: Net, end: str) -> None:
+    """Links, addresses, routes, neighbours, rules and sysctls are as before the agent, however that one ended."""
     from lab.cluster import Cluster  # noqa: PLC0415
 
     cluster = Cluster(name=f"{live.cluster.name}-u", hosts=1, controllers=1)
@@ -232,11 +233,12 @@ def test_uninstall_restores_what_was_there(live: Net) -> None:
         cluster.start_processes()
         cluster.pod("p1", host)
         assert listing(host.namespace) != before
-        cluster.agents["host1"].stop()
+        getattr(cluster.agents["host1"], end)()
         cluster.uninstall(host)
         assert listing(host.namespace) == before
         assert not (cluster.directory / "host1/bpf/ilanet").exists()
         assert not list((cluster.directory / "host1/state").iterdir())
+        assert not cluster.socket(host).exists()
     finally:
         cluster.close()
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.cni_server import CniServer, listen
+from agent.core.request import HEADER_SIZE, parse_environment, parse_header
 from cni.plugin import AddRequest, CheckRequest, DelRequest, GcRequest
 from cni.result import Attachment
 
@@ -146,6 +147,14 @@ async def served(network: FakeNetwork, path: Path, **settings: Any) -> AsyncIter
     finally:
         task.cancel()
         await asyncio.wait([task])
+
+
+def queued(raw: bytes) -> tuple[dict[str, str], bytes]:
+    """Return environment and standard input of a request in the queue, which must be whole."""
+    environment, stdin = parse_header(raw[:HEADER_SIZE])
+    assert len(raw) == HEADER_SIZE + environment + stdin
+    body = raw[HEADER_SIZE:]
+    return parse_environment(body[:environment]), body[environment:]
 
 
 def descriptors() -> int:

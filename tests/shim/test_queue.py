@@ -8,9 +8,8 @@ from contextlib import closing
 import pytest
 
 from agent.cni_server import listen
-from agent.core.request import parse
 from cni.spec import Code
-from tests.shim.program import CONFIG, DEADLINE, GARBAGE, LARGEST_QUEUE, FakeNetwork, Shim, drain, rogue, served
+from tests.shim.program import CONFIG, DEADLINE, GARBAGE, LARGEST_QUEUE, FakeNetwork, Shim, drain, queued, rogue, served
 
 
 async def test_a_del_without_the_agent_succeeds_and_is_kept(shim: Shim) -> None:
@@ -20,7 +19,7 @@ async def test_a_del_without_the_agent_succeeds_and_is_kept(shim: Shim) -> None:
         assert (answer.exit_code, answer.stdout, answer.stderr) == (0, b"", "")
         (file,) = shim.queue.iterdir()
         assert (file.name, file.stat().st_mode & 0o777) == ("c0ffee:eth0", 0o600)
-        environment, stdin = parse(file.read_bytes())
+        environment, stdin = queued(file.read_bytes())
         assert environment["CNI_CONTAINERID"] == "c0ffee"
         assert environment["CNI_ARGS"] == "A=B"
         assert stdin == CONFIG

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.core.network import NetworkError
-from agent.core.request import BadRequest, parse
+from agent.core.request import BadRequest, parse_header
 from agent.deletes import DeleteQueue
 from cni.plugin import AddRequest, CheckRequest, DelRequest, GcRequest
 from cni.result import Attachment
@@ -98,14 +98,24 @@ async def test_what_cannot_be_done_now_waits_and_holds_up_nobody(
 
 
 @pytest.mark.parametrize("raw", [b"", b"ILA1", b"x" * 100, request("a")[:-1], request("a") + b"x", request("a", b"{")])
-async def test_a_file_that_is_no_request_is_dropped_by_name(
-    tmp_path: Path, queue: DeleteQueue, network: FakeNetwork, raw: bytes, caplog: pytest.LogCaptureFixture
+async def test_a_del_whose_request_nobody_can_read_is_done(
+    tmp_path: Path, queue: DeleteQueue, network: FakeNetwork, raw: bytes
 ) -> None:
-    """It would never succeed; the log has its name and the reason, and the others are carried out."""
+    """Its runtime was told that it succeeded, and does not ask again."""
     put(tmp_path / "deletes", "a", second=1, raw=raw)
-    put(tmp_path / "deletes", "b", second=2)
     await queue.replay(network)
-    assert "queued DEL a:eth0 is dropped" in caplog.text
+    assert network.deleted == ["a"]
+    assert list((tmp_path / "deletes").iterdir()) == []
+
+
+async def test_a_file_that_is_no_del_is_dropped_by_name(
+    tmp_path: Path, queue: DeleteQueue, network: FakeNetwork, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log has it, and the others are carried out."""
+    put(tmp_path / "deletes", "b", second=2)
+    (tmp_path / "deletes/stray").touch()
+    await queue.replay(network)
+    assert f"{tmp_path}/deletes/stray is no queued DEL" in caplog.text
     assert network.deleted == ["b"]
     assert list((tmp_path / "deletes").iterdir()) == []
 
@@ -124,4 +134,4 @@ async def test_an_attachment_that_is_made_anew_outlives_its_old_del(
 def test_a_request_that_announces_too_much_is_refused() -> None:
     """Before anything is read."""
     with pytest.raises(BadRequest, match="announces"):
-        parse(struct.pack("!4sII", b"ILA1", 1 << 30, 0))
+        parse_header(struct.pack("!4sII", b"ILA1", 1 << 30, 0))

@@ -25,6 +25,7 @@ from agent.reserve import Reserve
 from agent.upkeep import Upkeep
 from cni.plugin import AddRequest, CheckRequest, DelRequest, GcRequest
 from cni.spec import Attached, CniError, Code, PodName
+from ila.address import Identifier
 from ila.mapping import Generation
 from tests.fakes import (
     DOMAIN,
@@ -302,6 +303,10 @@ async def test_a_claim_that_moved_away_ends_here(node: Node) -> None:
     node.table.upsert(1, [identifier], [THERE.value], [50])
     await node.upkeep.step()
     assert identifier not in node.datapath.endpoints
+    assert f"pod default/web: {Identifier(identifier)} is at {THERE}" in node.status.problems["claims"]
+    await node.endpoints.delete(delete("c-web"))
+    await node.upkeep.step()
+    assert "claims" not in node.status.problems
 
 
 async def test_check_names_what_is_missing(node: Node) -> None:
@@ -490,3 +495,52 @@ async def test_the_host_s_ways_to_both_addresses(node: Node) -> None:
     node.ipv4 = None
     node.restart()
     assert len(await node.upkeep.routes()) == 3
+
+
+@pytest.mark.parametrize(
+    ("where", "error", "words"),
+    [
+        ("records", OSError(28, "No space left on device"), "the record of a pod could not be written"),
+        ("datapath", DatapathError("/sys/fs/bpf is no bpffs"), "a pod would get no way through the datapath"),
+    ],
+)
+async def test_status_names_what_an_add_would_lack(node: Node, where: str, error: Exception, words: str) -> None:
+    """R24: a full disk, a datapath that takes nothing; code 50 for as long as it lasts."""
+    await node.endpoints.status()
+    getattr(node, where).fail_next["check"] = error
+    with pytest.raises(CniError, match=words) as caught:
+        await node.endpoints.status()
+    assert (caught.value.code, caught.value.details) == (Code.NOT_AVAILABLE, str(error))
+    await node.endpoints.status()
+
+
+async def test_status_of_a_node_that_is_not_set_up(node: Node) -> None:
+    """Code 50 with what is wrong."""
+    node.status._host_ready = False
+    node.status.problem("host", "no such device")
+    with pytest.raises(CniError, match="not ready") as caught:
+        await node.endpoints.status()
+    assert (caught.value.code, caught.value.details) == (Code.NOT_AVAILABLE, "host: no such device")
+
+
+async def test_status_without_an_address_of_ipv4(node: Node) -> None:
+    """The pool counts as what an ADD takes."""
+    node.ipv4 = Ipv4Pool(ipaddress.IPv4Network("169.254.172.0/30"))
+    node.restart()
+    await node.endpoints.status()
+    await node.endpoints.add(add("web"))
+    with pytest.raises(CniError, match="no IPv4 address is left for a pod") as caught:
+        await node.endpoints.status()
+    assert caught.value.code is Code.NOT_AVAILABLE
+    await node.endpoints.delete(delete("c-web"))
+    await node.endpoints.status()
+
+
+async def test_an_add_over_what_cannot_be_removed_is_tried_again(node: Node) -> None:
+    """What is left of a broken attachment stands in the way: the error names the pod."""
+    await node.endpoints.add(add("web"))
+    node.wiring.fail_next["check"] = NetworkError("no address")
+    node.wiring.fail_next["unwire"] = NetworkError("is not ours")
+    with pytest.raises(CniError, match="what is left of pod default/web") as caught:
+        await node.endpoints.add(add("web"))
+    assert (caught.value.code, caught.value.details) == (Code.TRY_AGAIN_LATER, "is not ours")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from agent.core.datapath import HostPath, NextHop
-from agent.core.network import UNDERLAY_GATEWAY, Hop, RouteKind
+from agent.core.network import UNDERLAY_GATEWAY, Hop, NetworkError, RouteKind
 from agent.core.nexthop import choose
 from agent.core.ports import ControllerError
 from agent.core.status import Status
@@ -162,7 +162,7 @@ async def test_a_node_on_the_link_gets_its_locator_routed(parts: Parts) -> None:
 
 
 async def test_a_step_that_fails_is_a_problem_and_is_tried_again(parts: Parts) -> None:
-    """The loop names the step and the reason, holds later steps back, and clears the problem once it is over."""
+    """The loop names the step and the reason; the first holds the others back, until it is over; no other does."""
     ran: list[str] = []
     failures: list[Exception] = [OSError("no such device")]
 
@@ -173,10 +173,18 @@ async def test_a_step_that_fails_is_a_problem_and_is_tried_again(parts: Parts) -
     async def second() -> None:
         ran.append("second")
 
-    loop = Loop(steps=[("host", first), ("endpoints", second)], status=parts.status, resync=30, retry=1)
+    async def stuck() -> None:
+        if waiting:
+            raise NetworkError(waiting.pop())
+
+    waiting = ["queued DELs wait"]
+    steps = [("host", first), ("deletes", stuck), ("endpoints", second)]
+    loop = Loop(steps=steps, status=parts.status, resync=30, retry=1)
     assert not await loop.step()
     assert parts.status.problems == {"host": "no such device"}
     assert not ran
+    assert not await loop.step()
+    assert parts.status.problems == {"deletes": "queued DELs wait"}
+    assert ran == ["second"]
     assert await loop.step()
     assert not parts.status.problems
-    assert ran == ["second"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -367,3 +368,55 @@ async def test_an_add_whose_undoing_a_full_disk_refuses_says_what_failed_first(s
     assert await stocked.releases.step()
     assert not stocked.kept.all()
     assert not stocked.controller.holders
+
+
+class SlowRecords(FakeRecords):
+    """A disk that takes its time over a record."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began, self.go_on = threading.Event(), threading.Event()
+
+    def save(self, key: str, raw: bytes) -> None:
+        self.began.set()
+        assert self.go_on.wait(10)
+        super().save(key, raw)
+
+
+async def test_an_add_that_is_cancelled_while_its_record_is_written_leaves_nothing() -> None:
+    """The disk has the record when the undoing begins: the identifier is released, and not free for the next pod."""
+    with ThreadPoolExecutor(2) as pool:
+        made = reserving(pool)
+        slow = made.records = SlowRecords()
+        made.restart()
+        assert await made.reserve.step()
+        adding = asyncio.create_task(made.endpoints.add(add("web")))
+        await asyncio.to_thread(slow.began.wait, 10)
+        await asyncio.sleep(0.05)  # all but the record is done: it waits for that
+        assert made.datapath.endpoints
+        adding.cancel()
+        asyncio.get_running_loop().call_later(0.05, slow.go_on.set)
+        with pytest.raises(asyncio.CancelledError):
+            await adding
+        assert made.nothing_left()
+        assert [endpoint.state for endpoint in made.kept.all()] == [State.RELEASING]
+        assert await made.releases.step()
+        assert made.records.files == {}
+        made.restart()
+        assert made.kept.all() == []
+
+
+async def test_status_names_a_reserve_that_is_used_up(stocked: Node) -> None:
+    """R24: while the controller is away and no identifier is left, no pod can start; each of both alone is well."""
+    await stocked.endpoints.status()
+    stocked.controller.down = True
+    assert not await stocked.reserve.step()
+    await stocked.endpoints.status()
+    for number in range(SIZE):
+        await stocked.endpoints.add(add(f"pod{number}"))
+    with pytest.raises(CniError, match="no identifier is left for a pod") as caught:
+        await stocked.endpoints.status()
+    assert (caught.value.code, caught.value.details) == (Code.NOT_AVAILABLE, "down")
+    stocked.controller.down = False
+    assert await stocked.reserve.step()
+    await stocked.endpoints.status()
