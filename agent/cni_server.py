@@ -2,7 +2,7 @@
 """Serves the CNI executable on a unix socket: reads its request, runs the plugin, writes its answer.
 
 The first bytes of a request (agent/core/request.py) carry the open descriptor of CNI_NETNS, if it could be
-opened.  The answer is one byte exit status, the length of standard output (32 bits), and it.
+opened.  The answer is b"ILA1", one byte exit status, the length of standard output (32 bits), and it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 
-from agent.core.request import HEADER_SIZE, BadRequest, parse_environment, parse_header
+from agent.core.request import HEADER_SIZE, MAGIC, BadRequest, parse_environment, parse_header
 from cni import plugin
 from cni.plugin import Network, Reply
 from cni.result import failure
@@ -24,7 +24,7 @@ from cni.spec import TryAgain
 
 _LOG = logging.getLogger(__name__)
 
-_ANSWER = struct.Struct("!BI")
+_ANSWER = struct.Struct("!4sBI")
 _CREDENTIALS = struct.Struct("=iII")
 _BACKLOG = 256
 _CHUNK = 1 << 16
@@ -89,7 +89,7 @@ class CniServer:
                     environment, stdin = await _read_request(connection, descriptors)
                 reply = await self._run(environment, stdin, descriptors[0] if descriptors else None)
                 async with asyncio.timeout(self._read_seconds):
-                    raw = _ANSWER.pack(reply.exit_code, len(reply.stdout)) + reply.stdout
+                    raw = _ANSWER.pack(MAGIC, reply.exit_code, len(reply.stdout)) + reply.stdout
                     await asyncio.get_running_loop().sock_sendall(connection, raw)
             except TimeoutError:
                 _LOG.warning("a connection of the CNI executable made no progress for %s s", self._read_seconds)

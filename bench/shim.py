@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 _HEADER = struct.Struct("!4sII")
-_ANSWER = struct.Struct("!BI")
+_ANSWER = struct.Struct("!4sBI")
 _LARGEST = 1 << 16
 
 ANSWER = json.dumps(
@@ -55,7 +55,7 @@ class AtOnce:
                 return
             with connection:
                 _take(connection)
-                connection.sendall(_ANSWER.pack(0, len(ANSWER)) + ANSWER)
+                connection.sendall(_ANSWER.pack(b"ILA1", 0, len(ANSWER)) + ANSWER)
 
     def __enter__(self) -> Self:
         return self

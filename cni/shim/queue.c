@@ -70,15 +70,27 @@ static bool put(int folder, const char *name, const struct request *request)
 	return done;
 }
 
+// Writes down that a folder is there at all.
+static bool sync_parent(int folder)
+{
+	int parent = openat(folder, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	bool done = parent >= 0 && fsync(parent) == 0;
+
+	if (parent >= 0)
+		close(parent);
+	return done;
+}
+
 bool queue_delete(const char *path, const struct attachment *attachment,
 		  const struct request *request, struct failure *failure)
 {
 	char name[LONGEST_ATTACHMENT];
-	bool present, queued = false;
+	bool made, present, queued = false;
 	int folder;
 
 	stpcpy(stpcpy(stpcpy(name, attachment->container), ":"), attachment->interface);
-	if (mkdir(path, 0700) != 0 && errno != EEXIST)
+	made = mkdir(path, 0700) == 0;
+	if (!made && errno != EEXIST)
 		return failed(failure, "the folder of queued DELs cannot be made");
 	folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (folder < 0)
@@ -88,7 +100,7 @@ bool queue_delete(const char *path, const struct attachment *attachment,
 		failed(failure, "no more DELs can be queued");
 	else if (!present && !put(folder, name, request))
 		failed(failure, "the DEL cannot be queued");
-	else if (fsync(folder) != 0)
+	else if (fsync(folder) != 0 || (made && !sync_parent(folder)))
 		failed(failure, "the DEL cannot be queued for sure");
 	else
 		queued = true;

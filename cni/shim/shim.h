@@ -23,9 +23,9 @@
 #endif
 
 // The wire form (agent/cni_server.py describes it and holds the same limits).
-#define REQUEST_MAGIC       "ILA1"
+#define MAGIC               "ILA1"
 #define REQUEST_HEADER      12
-#define ANSWER_HEADER       5
+#define ANSWER_HEADER       9
 #define LARGEST_ENVIRONMENT (128u << 10)
 #define LARGEST_INPUT       (1u << 20)
 #define LARGEST_ANSWER      (1u << 20)
@@ -61,7 +61,8 @@ struct bytes {
 struct request {
 	struct bytes environment; // "CNI_X=...", each with its NUL
 	struct bytes input;
-	int netns; // open descriptor, or -1
+	int netns;     // open descriptor, or -1
+	bool printing; // a success has something to print: ADD and VERSION
 };
 
 // Whose interface: both are fit to be part of a file's name.

@@ -172,7 +172,7 @@ void request_header(const struct request *request, char *header)
 	uint32_t sizes[2] = {htonl((uint32_t)request->environment.size),
 			     htonl((uint32_t)request->input.size)};
 
-	memcpy(header, REQUEST_MAGIC, 4);
+	memcpy(header, MAGIC, 4);
 	memcpy(header + 4, sizes, sizeof(sizes));
 }
 
@@ -209,23 +209,35 @@ static bool receive_all(int descriptor, char *buffer, size_t size, moment deadli
 	return true;
 }
 
-static bool receive_answer(int descriptor, moment deadline, struct answer *answer,
+// As far as one can tell without a parser: what a runtime reads is the agent's to get right.
+static bool is_object(struct bytes text)
+{
+	while (text.size && strchr(" \t\r\n", text.at[text.size - 1]) && text.at[text.size - 1])
+		text.size--;
+	return text.size > 1 && text.at[0] == '{' && text.at[text.size - 1] == '}';
+}
+
+// Reads an answer; `printing` tells whether a success prints something, as a failure always does.
+static bool receive_answer(int descriptor, bool printing, moment deadline, struct answer *answer,
 			   struct failure *failure)
 {
 	unsigned char header[ANSWER_HEADER];
+	uint8_t exit_status;
 	uint32_t size;
 
 	if (!receive_all(descriptor, (char *)header, sizeof(header), deadline))
 		return failed(failure, "the agent gave no answer", errno);
-	memcpy(&size, header + 1, sizeof(size));
+	exit_status = header[4];
+	memcpy(&size, header + 5, sizeof(size));
 	size = ntohl(size);
-	if (header[0] > 1 || size > sizeof(answer_buffer))
+	if (memcmp(header, MAGIC, 4) != 0 || exit_status > 1 || size > sizeof(answer_buffer) ||
+	    (size != 0) != (printing || exit_status != 0))
 		return failed(failure, "the agent's answer makes no sense", 0);
 	if (!receive_all(descriptor, answer_buffer, size, deadline))
 		return failed(failure, "the agent gave half an answer", errno);
-	if (size && answer_buffer[0] != '{')
+	*answer = (struct answer){exit_status, {answer_buffer, size}};
+	if (size && !is_object(answer->output))
 		return failed(failure, "the agent's answer is no JSON object", 0);
-	*answer = (struct answer){header[0], {answer_buffer, size}};
 	return true;
 }
 
@@ -244,7 +256,7 @@ bool ask_agent(const char *path, const struct request *request, moment deadline,
 	else if (!send_request(descriptor, request, deadline))
 		answered = failed(failure, "the agent did not take the request", errno);
 	else
-		answered = receive_answer(descriptor, deadline, answer, failure);
+		answered = receive_answer(descriptor, request->printing, deadline, answer, failure);
 	close(descriptor);
 	return answered;
 }

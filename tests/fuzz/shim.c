@@ -17,20 +17,24 @@ static void look_at_configuration(const uint8_t *data, size_t size)
 		abort();
 }
 
-// What sits on the agent's socket says this and hangs up.
+// What sits on the agent's socket says this and hangs up; the first byte tells whether a success
+// prints something.
 static void hear_answer(const uint8_t *data, size_t size)
 {
 	struct answer answer = {0};
 	struct failure failure = {0};
+	bool printing = size && *data & 1;
 	int ends[2];
 
-	if (size > 60000 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, ends) != 0)
+	if (!size || size > 60000 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, ends) != 0)
 		return;
-	if (write(ends[1], data, size) != (ssize_t)size)
+	if (write(ends[1], data + 1, size - 1) != (ssize_t)size - 1)
 		abort();
 	close(ends[1]);
-	if (receive_answer(ends[0], now() + PATIENCE, &answer, &failure)) {
+	if (receive_answer(ends[0], printing, now() + PATIENCE, &answer, &failure)) {
 		if (answer.exit_status > 1 || answer.output.size > size)
+			abort();
+		if ((answer.output.size != 0) != (printing || answer.exit_status))
 			abort();
 		if (answer.output.size && *answer.output.at != '{')
 			abort();
@@ -95,13 +99,63 @@ static void print_words(const uint8_t *data, size_t size)
 		abort();
 }
 
+// What a runtime writes to standard input, and how much of it there is room for.
+static void take_input(const uint8_t *data, size_t size)
+{
+	static char room[256];
+	struct failure failure = {0};
+	struct bytes input;
+	size_t capacity;
+	int ends[2];
+
+	if (!size || size > 60000 || pipe(ends) != 0)
+		return;
+	capacity = *data;
+	if (write(ends[1], data + 1, size - 1) != (ssize_t)size - 1)
+		abort();
+	close(ends[1]);
+	dup2(ends[0], STDIN_FILENO);
+	close(ends[0]);
+	if (read_input(room, capacity, now() + PATIENCE, &input, &failure)) {
+		if (input.size != size - 1 || memcmp(input.at, data + 1, input.size) != 0)
+			abort();
+	} else if (failure.errno_value != EFBIG || size - 1 < capacity) {
+		abort();
+	}
+}
+
+// The environment of a runtime, NUL between its words: only CNI's own are passed on.
+static void gather_words(const uint8_t *data, size_t size)
+{
+	static char room[4096], *words[sizeof(room) + 1];
+	char **before = environ;
+	struct bytes block;
+	size_t count = 0;
+
+	if (size >= sizeof(room))
+		return;
+	memcpy(room, data, size);
+	room[size] = '\0';
+	for (char *at = room; at < room + size; at += strlen(at) + 1)
+		words[count++] = at;
+	words[count] = NULL;
+	environ = words;
+	if (!gather_environment(&block) || block.size > size + 1)
+		abort();
+	for (const char *at = block.at; at < block.at + block.size; at += strlen(at) + 1) {
+		if (strncmp(at, "CNI_", 4) != 0)
+			abort();
+	}
+	environ = before;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	if (!size)
 		return 0;
-	switch (*data % 4) {
+	switch (*data % 8) {
 	case 0:
 		look_at_configuration(data + 1, size - 1);
 		break;
@@ -110,6 +164,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		break;
 	case 2:
 		read_environment(data + 1, size - 1);
+		break;
+	case 3:
+		take_input(data + 1, size - 1);
+		break;
+	case 4:
+		gather_words(data + 1, size - 1);
 		break;
 	default:
 		print_words(data + 1, size - 1);

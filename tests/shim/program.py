@@ -189,13 +189,23 @@ def drain(connection: socket.socket) -> None:
         connection.settimeout(5)
 
 
+def framed(exit_status: int, output: bytes = b"", *, size: int | None = None) -> bytes:
+    """Return an answer as the agent sends it; one of another size announces what does not come."""
+    return struct.pack("!4sBI", b"ILA1", exit_status, len(output) if size is None else size) + output
+
+
 GARBAGE = {
     "hung up": b"",
-    "half a header": b"\0\0",
-    "half an answer": struct.pack("!BI", 0, 100) + b'{"cni',
-    "a huge answer": struct.pack("!BI", 0, (1 << 20) + 1) + b"{",
-    "a wrong exit status": struct.pack("!BI", 7, 2) + b"{}",
-    "no JSON": struct.pack("!BI", 0, 5) + b"hello",
+    "half a header": framed(0)[:6],
+    "half an answer": framed(1, b'{"cni', size=100),
+    "a huge answer": framed(1, b"{", size=(1 << 20) + 1),
+    "a wrong exit status": framed(7, b"{}"),
+    "no JSON": framed(1, b"hello"),
+    "half of JSON": framed(1, b"{"),
+    "another kind of JSON": framed(1, b"[{}]"),
+    "a failure without a word": framed(1),
+    "zeros": bytes(9),
+    "another magic": b"ALI1" + framed(0)[4:],
     "HTTP": b"HTTP/1.1 400 Bad Request\r\n\r\n",
     "binary": bytes(range(255, 0, -1)),
 }

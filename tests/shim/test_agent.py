@@ -20,6 +20,7 @@ from tests.shim.program import (
     FakeNetwork,
     Shim,
     descriptors,
+    framed,
     rogue,
     served,
 )
@@ -71,7 +72,7 @@ async def test_only_the_environment_of_cni_is_passed_on(shim: Shim) -> None:
         received.append(magic)
         received.append(connection.recv(environment, socket.MSG_WAITALL))
         received.append(connection.recv(stdin, socket.MSG_WAITALL))
-        connection.sendall(struct.pack("!BI", 0, 0))
+        connection.sendall(framed(0, b"{}"))
 
     answer = await rogue(shim, serve, SECRET="x", CNI_ARGS="A=B")  # noqa: S106 - none of ours
     assert answer.exit_code == 0

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The CNI executable against whatever else may sit on its socket: nothing, somebody else, garbage."""
 
+import contextlib
 import os
 import shutil
 import socket
-import struct
 import subprocess
 import tempfile
 import time
@@ -15,24 +15,59 @@ import pytest
 
 from agent.cni_server import listen
 from cni.spec import VERSIONS, Code
-from tests.shim.program import CONFIG, DEADLINE, GARBAGE, Shim, drain, rogue
+from tests.shim.program import CONFIG, DEADLINE, GARBAGE, Answer, Shim, drain, framed, rogue
+
+CODES = {"ADD": Code.TRY_AGAIN_LATER, "CHECK": Code.TRY_AGAIN_LATER, "GC": Code.TRY_AGAIN_LATER}
+CODES["STATUS"] = Code.NOT_AVAILABLE
 
 
+def refused(answer: Answer, command: str) -> None:
+    """Assert that the runtime sees the specification's error, and nothing else."""
+    assert (answer.exit_code, answer.stderr) == (1, "")
+    assert set(answer.tree) == {"cniVersion", "code", "msg", "details"}
+    assert (answer.tree["code"], answer.tree["cniVersion"]) == (CODES[command], "1.1.0")
+
+
+@pytest.mark.parametrize("command", CODES)
 @pytest.mark.parametrize("kind", GARBAGE)
-async def test_garbage_on_the_socket_is_code_11(shim: Shim, kind: str) -> None:
-    """Nothing of it reaches stdout."""
+async def test_garbage_on_the_socket_is_code_11(shim: Shim, kind: str, command: str) -> None:
+    """For STATUS 50; nothing of it reaches stdout."""
 
     def serve(connection: socket.socket) -> None:
         drain(connection)
         connection.sendall(GARBAGE[kind])
 
+    refused(await rogue(shim, serve, command), command)
+
+
+@pytest.mark.parametrize(("command", "output"), [("ADD", b""), ("CHECK", b"{}"), ("GC", b"{}"), ("STATUS", b"{}")])
+async def test_a_success_of_another_command_is_code_11(shim: Shim, command: str, output: bytes) -> None:
+    """ADD has a result, the others have none: an answer to something else is no answer."""
+
+    def serve(connection: socket.socket) -> None:
+        drain(connection)
+        connection.sendall(framed(0, output))
+
+    refused(await rogue(shim, serve, command), command)
+
+
+@pytest.mark.parametrize("begin", [framed(0, size=100 << 20), b"", framed(1, b"{}")])
+async def test_a_hundred_megabytes_end_at_the_limit(shim: Shim, begin: bytes) -> None:
+    """Announced or not; what comes behind a whole answer is not read."""
+
+    def serve(connection: socket.socket) -> None:
+        drain(connection)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            connection.sendall(begin + b"{" * (100 << 20))
+
     answer = await rogue(shim, serve)
-    assert (answer.exit_code, answer.stderr) == (1, "")
-    assert set(answer.tree) == {"cniVersion", "code", "msg", "details"}
-    assert (answer.tree["code"], answer.tree["cniVersion"]) == (Code.TRY_AGAIN_LATER, "1.1.0")
+    if begin.endswith(b"{}"):
+        assert (answer.exit_code, answer.stdout) == (1, b"{}")
+    else:
+        refused(answer, "ADD")
 
 
-@pytest.mark.parametrize("sent", [b"", struct.pack("!BI", 0, 10), struct.pack("!BI", 0, 10) + b"{"])
+@pytest.mark.parametrize("sent", [b"", framed(0, size=10), framed(0, b"{", size=10)])
 async def test_silence_ends_at_the_deadline(shim: Shim, sent: bytes) -> None:
     """Before, inside or after the header."""
 
