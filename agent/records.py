@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 _TRIAL = 4096
-"""Bytes: longer than any record."""
+"""Bytes: longer than the record of any pod."""
 
 
 class RecordDirectory:

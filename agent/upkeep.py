@@ -5,17 +5,16 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Executor
 
 from agent.core.claims import Locate, is_active, pod_link, wanted_entries
 from agent.core.datapath import Datapath, EndpointEntry
+from agent.core.endpoint import Endpoint
 from agent.core.network import HostLink, IpAddress, PodRoute, Wiring
-from agent.core.ports import Registration
 from agent.core.status import Status
 from agent.endpoint_table import EndpointTable
 from agent.pool import uninterrupted
-from ila.address import Locator
 
 log = logging.getLogger("ilanet.upkeep")
 
@@ -78,22 +77,21 @@ class Upkeep:
             locate=self._locate,
             pod_link=lambda endpoint: pod_link(endpoint, registration, self._address),
         )
-        self._tell_moved(registration)
+        moved = [
+            endpoint
+            for endpoint in self._table.wired()
+            if not is_active(endpoint, own=registration.locator, locate=self._locate)
+        ]
+        self._tell(moved)
         self._write(wanted, attached, quiet=quiet)
-        self._delete(wanted, registration, quiet=quiet)
+        self._delete(wanted, {endpoint.identifier.value for endpoint in moved}, quiet=quiet)
         if quiet:
             await self._remove_strays(links)
 
-    def _tell_moved(self, registration: Registration) -> None:
+    def _tell(self, moved: Sequence[Endpoint]) -> None:
         """Name the pods here whose identifier is another node's by now: they are there for nobody (invariant 2)."""
-        moved = {
-            str(endpoint.pod): f"{endpoint.identifier} is at {Locator(located[0])}"
-            for endpoint in self._table.wired()
-            if not is_active(endpoint, own=registration.locator, locate=self._locate)
-            and (located := self._locate(endpoint.identifier.value)) is not None
-        }
         if moved:
-            listed = "; ".join(f"pod {pod}: {where}" for pod, where in sorted(moved.items()))
+            listed = "; ".join(sorted(f"pod {endpoint.pod}: {endpoint.identifier}" for endpoint in moved))
             self._status.problem("claims", f"held by another node by now, so nobody reaches them here: {listed}")
         else:
             self._status.well("claims")
@@ -109,13 +107,8 @@ class Upkeep:
             if identifier not in have or (quiet and have[identifier] != entry):
                 self._datapath.write_endpoint(identifier, entry)
 
-    def _delete(self, wanted: Mapping[int, EndpointEntry], registration: Registration, *, quiet: bool) -> None:
+    def _delete(self, wanted: Mapping[int, EndpointEntry], moved: Collection[int], *, quiet: bool) -> None:
         """Close what has moved away at once; the rest only when no operation could have just made it."""
-        moved = {
-            endpoint.identifier.value
-            for endpoint in self._table.wired()
-            if not is_active(endpoint, own=registration.locator, locate=self._locate)
-        }
         for identifier in self._datapath.read_endpoints().keys() - wanted.keys():
             if quiet or identifier in moved:
                 self._datapath.delete_endpoint(identifier)

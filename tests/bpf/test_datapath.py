@@ -294,14 +294,19 @@ def test_bpffs_unmounted_under_an_agent(make: Make, bpffs: Path) -> None:
     value = pack_mapping(bytes(range(16)), 1, 1)
     datapath.write_mappings([A.value], [value])
     before = _ids(datapath)
+    datapath.check()
     subprocess.run(["umount", bpffs], check=True)
-    with pytest.raises(DatapathError, match="no bpffs"):
-        datapath.load(SETTINGS)
+    for work in (datapath.check, lambda: datapath.load(SETTINGS)):
+        with pytest.raises(DatapathError, match="no bpffs"):
+            work()
     subprocess.run(["mount", "-t", "bpf", "bpf", bpffs], check=True)
     datapath.load(SETTINGS)
+    datapath.check()
     assert _ids(datapath) == before
     _check_whole(datapath, bpffs)
     next_agent = make()
+    with pytest.raises(DatapathError, match="no program is loaded"):
+        next_agent.check()
     next_agent.load(SETTINGS)
     assert _ids(next_agent) == before
     assert next_agent.read_mappings() == {A.value: value}

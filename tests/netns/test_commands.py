@@ -89,8 +89,10 @@ def test_a_machine_that_cannot_run_it_is_told_what_is_missing(tmp_path: Path, ha
     fake = tmp_path / "uname"
     fake.write_text("#!/bin/sh\necho 5.4.0-generic\n")
     fake.chmod(0o755)
+    # Where everybody may come to it and nothing can write to it: /root, where a clone may lie, is closed to others.
+    seen = f"mount --bind {ROOT} /mnt && mount -o remount,bind,ro /mnt"
     done = subprocess.run(
-        ["unshare", "-m", "bash", "-c", f"{harm.format(fake=tmp_path)} bash {ROOT}/lab/prepare system"],
+        ["unshare", "-m", "bash", "-c", f"{seen} && {harm.format(fake=tmp_path)} bash /mnt/lab/prepare system"],
         capture_output=True,
         text=True,
         check=False,
