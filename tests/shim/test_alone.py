@@ -54,7 +54,6 @@ async def test_a_success_of_another_command_is_code_11(shim: Shim, command: str,
 @pytest.mark.parametrize("begin", [framed(0, size=100 << 20), b"", framed(1, b"{}")])
 async def test_a_hundred_megabytes_end_at_the_limit(shim: Shim, begin: bytes) -> None:
     """Announced or not; what comes behind a whole answer is not read."""
-
     load = b"{" * (100 << 20)  # made before the executable counts its time
 
     def serve(connection: socket.socket) -> None:
