@@ -21,6 +21,7 @@ from lab.namespace import CommandError
 from lab.process import SOURCE
 from tests.cluster.kubectl import PATIENCE, PORT, Kubectl, eventually, pod_spec, service
 from tests.cluster.operating import AGENT, agent_of, changed, ilanet, logs
+from tests.cluster.shapes import ON_POOL
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -187,6 +188,7 @@ def test_a_policy_that_nobody_enforces(
     eventually(lambda: warns(door, SAYS))
 
 
+@ON_POOL
 @pytest.mark.usefixtures("enforced")
 def test_packets_that_pass_netfilter_by(
     ours: KubernetesCluster, policies: Callable[..., None], door: Sequence[str]
@@ -195,8 +197,6 @@ def test_packets_that_pass_netfilter_by(
 
     A controller believes an agent for a while which reports to another controller since.
     """
-    if ours.proxy_mode != "nftables":
-        pytest.skip("what is said of the agents' settings does not depend on kube-proxy's mode")
     system, node = Kubectl(door, SYSTEM), ours.lab.hosts[1].name
     policies("deny", **DENY)
     with changed(system, AGENT, lambda text: f'host_path = "bpf"\n{text}'):
