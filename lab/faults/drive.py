@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from agent.core.datapath import DatapathError
+from ila.mapping import RecordError
+from lab.cri import CriError
 from lab.fabric import Shape
 from lab.faults import invariants
 from lab.faults.catalogue import KINDS
@@ -21,7 +25,17 @@ from lab.runtime import CniError
 ALWAYS = frozenset({"link_local_source"})
 """Verdicts that need no fault: a new interface speaks of itself."""
 
-World = (CommandError, CniError, ProcessError, TrafficError, OSError)
+World = (
+    CommandError,
+    CniError,
+    CriError,
+    DatapathError,
+    ProcessError,
+    RecordError,
+    TrafficError,
+    OSError,
+    subprocess.TimeoutExpired,
+)
 """What the world may do to a fault; anything else is a mistake of ours."""
 
 
@@ -56,7 +70,7 @@ class Outcome:
     def __str__(self) -> str:
         """Return one line, and one for each complaint."""
         line = (
-            f"{self.kind.name:<26}{self.seconds:>6.1f} s {self.pods:>4} pods {self.sent:>9,} sent {self.rate:>8,.0f}/s "
+            f"{self.kind.name:<32}{self.seconds:>6.1f} s {self.pods:>4} pods {self.sent:>9,} sent {self.rate:>8,.0f}/s "
             f"{self.lost:>6,} lost {self.resets:>3} resets {self.retransmitted:>4} sent again"
         )
         return "\n      ".join((line, *self.complaints))
@@ -85,7 +99,7 @@ class Run:
     """At every host's generations."""
 
     complaints: list[str] = field(default_factory=list)
-    """What is nobody's fault in particular: a broken stream, a generation that went back."""
+    """What is nobody's fault in particular: a broken stream, a generation that went back, a run that cannot go on."""
 
     @property
     def all_complaints(self) -> list[str]:
@@ -108,35 +122,48 @@ def one(stage: Stage, kind: Kind) -> Outcome:
     started = time.monotonic()
     before = stage.measure()
     failures: list[str] = []
-    for churn in stage.churns.values():
-        churn.codes |= kind.codes
-        churn.begin()
-    with stage.datagrams() as flows:
+    with coming_and_going(stage, kind), stage.datagrams() as flows:
         stage.hold(stage.random.uniform(0.2, 0.8))
         try:
             with kind.harm(stage):
                 stage.hold(stage.random.uniform(*kind.hold))
             stage.recovered()
         except World as error:
-            failures.append(f"{type(error).__name__}: {error}")
+            failures.append(words(error))
         stage.hold(0.3)
         counts = [flow.finish() for flow in flows]
-    for churn in stage.churns.values():
-        churn.rest()
-        churn.codes -= kind.codes
     left = at_rest(stage)
     seconds = time.monotonic() - started
     return _outcome(stage, kind, seconds=seconds, before=before, counts=counts, left=left, failures=failures)
 
 
-def at_rest(stage: Stage) -> list[str]:
+def words(error: Exception) -> str:
+    """Return what the world did, in one piece of text."""
+    return f"{type(error).__name__}: {error}"
+
+
+@contextmanager
+def coming_and_going(stage: Stage, kind: Kind) -> Iterator[None]:
+    """Let pods come and go on every host; afterwards the last one is gone."""
+    for churn in stage.churns.values():
+        churn.codes |= kind.codes
+        churn.begin()
+    try:
+        yield
+    finally:
+        for churn in stage.churns.values():
+            churn.rest()
+            churn.codes -= kind.codes
+
+
+def at_rest(stage: Stage, patience: float = PATIENCE / 2) -> list[str]:
     """Return what is left over, once that no longer changes for the better."""
-    deadline = time.monotonic() + PATIENCE / 2
+    deadline = time.monotonic() + patience
     while True:
         try:
             found = invariants.leaks(stage)
         except World as error:
-            found = [f"cannot be checked: {error}"]
+            found = [f"cannot be checked: {words(error)}"]
         if not found or time.monotonic() > deadline:
             return found
         time.sleep(0.1)
@@ -152,7 +179,11 @@ def _outcome(
     left: list[str],
     failures: list[str],
 ) -> Outcome:
-    after = stage.measure()
+    after = before
+    try:
+        after = stage.measure()
+    except World as error:
+        failures.append(f"counters cannot be read: {words(error)}")
     tallies = [churn.tally() for churn in stage.churns.values()]
     allowed = ALWAYS | kind.explains
     drops = {
@@ -199,7 +230,10 @@ def staged(
 
 
 def run(stage: Stage, *, names: Sequence[str], count: int, seconds: float, say: Callable[[Outcome], None]) -> Run:
-    """Do `count` faults of these kinds, fewer if `seconds` are over, and end with what is true of the whole run."""
+    """Do `count` faults of these kinds, and end with what is true of the whole run.
+
+    Fewer, if `seconds` are over or the world does not let the next one begin; that one is complained of.
+    """
     kinds = [kind for kind in KINDS if kind.name in names]
     if len(kinds) != len(set(names)):
         raise ValueError(f"{sorted(set(names) - {kind.name for kind in kinds})} are no kinds")
@@ -208,7 +242,11 @@ def run(stage: Stage, *, names: Sequence[str], count: int, seconds: float, say: 
     for kind in order(kinds, count, stage):
         if time.monotonic() > deadline:
             break
-        found.outcomes.append(one(stage, kind))
+        try:
+            found.outcomes.append(one(stage, kind))
+        except World as error:
+            found.complaints.append(f"{kind.name} could not be done, nor anything after it: {words(error)}")
+            break
         say(found.outcomes[-1])
     if stage.stream is not None:
         missing = stage.stream.finish()

@@ -193,11 +193,11 @@ def link_down(stage: Stage) -> Iterator[None]:
 
 
 @kind("bpffs unmounted", codes=frozenset({IO_FAILURE}))
-def bpffs_unmounted(stage: Stage) -> Iterator[None]:
+def bpffsunmounted(stage: Stage) -> Iterator[None]:
     """Unmount the bpffs that holds an agent's pins; the host mounts a new one once the agent has said so."""
     host = stage.any_host()
     place = str(stage.cluster.bpffs(host))
-    stage.until(lambda: _unmounted(place), f"{place} unmounted")
+    stage.until(lambda: unmounted(place), f"{place} unmounted")
     try:
         stage.until(lambda: "bpffs" in stage.problems(host).get("host", ""), f"{host.name} misses its bpffs")
         yield
@@ -205,7 +205,7 @@ def bpffs_unmounted(stage: Stage) -> Iterator[None]:
         stage.cluster.mount_bpffs(host)
 
 
-def _unmounted(place: str) -> bool:
+def unmounted(place: str) -> bool:
     """Unmount; not while somebody just looks at a pin."""
     try:
         run("umount", place)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from lab.containerd import Containerd
-from lab.cri import PodSetting
+from lab.cri import CriError, PodSetting
 from lab.faults.kind import kind
 from lab.faults.kinds import frozen
 from lab.faults.stage import Stage
@@ -42,9 +42,13 @@ def _at_work(stage: Stage) -> Iterator[Kubelet]:
 
 
 def _live(kubelet: Kubelet, pod: PodSetting, enough: threading.Event) -> None:
-    while not enough.is_set():
-        kubelet.run(pod)
-        kubelet.remove(pod)
+    """Run and remove a pod again and again; CriError names it."""
+    try:
+        while not enough.is_set():
+            kubelet.run(pod)
+            kubelet.remove(pod)
+    except CriError as error:
+        raise CriError(f"pod {pod.name}: {error}", away=error.away) from error
 
 
 @kind("containerd kill")

@@ -108,13 +108,10 @@ class Datagrams:
 
     def finish(self) -> Count:
         """End the flow; return what was sent and what arrived, also at its end."""
-        self._sender.send_signal(signal.SIGTERM)
-        sent = int(self._sender.communicate(timeout=60)[0].split()[0])
+        sent = _ended(self._sender)
         seconds = time.monotonic() - self._started
         time.sleep(0.2)
-        self._counter.send_signal(signal.SIGTERM)
-        received = int(self._counter.communicate(timeout=60)[0].split()[0])
-        return Count(sent, received, seconds)
+        return Count(sent, _ended(self._counter), seconds)
 
     def close(self) -> None:
         """End both processes, whatever they do."""
@@ -123,6 +120,15 @@ class Datagrams:
             process.wait()
             if process.stdout is not None:
                 process.stdout.close()
+
+
+def _ended(process: subprocess.Popen[bytes]) -> int:
+    """End one side of a flow and return its number; TrafficError if it has none to tell."""
+    process.send_signal(signal.SIGTERM)
+    printed = process.communicate(timeout=60)[0].split()
+    if not printed:
+        raise TrafficError(f"{process.args!r} ended with {process.returncode} and said nothing")
+    return int(printed[0])
 
 
 def _until_bound(namespace: Namespace, port: int) -> None:

@@ -10,9 +10,11 @@ from contextlib import contextmanager
 
 import pytest
 
+from lab.cri import CriError
 from lab.faults import invariants
-from lab.faults.drive import one, run, staged
+from lab.faults.drive import at_rest, one, run, staged
 from lab.faults.kind import Kind
+from lab.faults.kinds import unmounted
 from lab.faults.stage import Stage
 
 RATE = 2000
@@ -82,6 +84,31 @@ def test_a_leak_is_seen(stage: Stage) -> None:
     assert f"{host.name}: record of default/" in found
     assert "identifiers taken in etcd: 1 too many: 2000000000000001" in found
     assert f"{host.name}: links: 1 too many: ilafeedfeedfeed" in found
+
+
+@contextmanager
+def refused(_: Stage) -> Iterator[None]:
+    """Harm nothing, and end as a container runtime does that starts no pod any more."""
+    yield
+    raise CriError("pod cri0: RunPodSandboxRequest: UNKNOWN: no", away=False)
+
+
+@pytest.mark.timeout(300)
+def test_what_does_not_come_back_is_a_failure_of_its_fault(stage: Stage) -> None:
+    """A pod that no runtime starts and pins that are gone are said by name, and the next fault can be done."""
+    outcome = one(stage, Kind(name="refused", harm=refused, hold=(0.0, 0.0)))
+    assert outcome.complaints == ["CriError: pod cri0: RunPodSandboxRequest: UNKNOWN: no"]
+    place = str(stage.cluster.bpffs(stage.hosts[2]))
+    stage.until(lambda: unmounted(place), f"{place} unmounted")
+    try:
+        found = at_rest(stage, patience=0)
+    finally:
+        stage.cluster.mount_bpffs(stage.hosts[2])
+    assert len(found) == 1
+    assert found[0].startswith("cannot be checked: ")
+    assert place in found[0]
+    stage.recovered()
+    assert at_rest(stage) == []
 
 
 @pytest.mark.timeout(600)
