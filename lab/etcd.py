@@ -97,6 +97,10 @@ class Etcd:
         """Where data, certificates and logs are."""
         return self._directory
 
+    def data(self, member: int) -> Path:
+        """Return where a member keeps its data."""
+        return self._directory / f"member{member}"
+
     def pid(self, member: int = 0) -> int:
         """Return a member's process id; 0 if it does not run."""
         return self._processes[member].pid if member in self._processes else 0
@@ -225,7 +229,7 @@ class Etcd:
     def wipe(self) -> None:
         """Remove all data of a stopped cluster: users and authentication go with it."""
         for member in range(len(self._places)):
-            shutil.rmtree(self._data(member), ignore_errors=True)
+            shutil.rmtree(self.data(member), ignore_errors=True)
 
     def save_snapshot(self, path: Path) -> None:
         """Write a snapshot of the first member."""
@@ -236,7 +240,7 @@ class Etcd:
         self.wipe()
         for member in range(len(self._places)):
             run(
-                *("etcdctl", "snapshot", "restore", str(path), "--data-dir", str(self._data(member))),
+                *("etcdctl", "snapshot", "restore", str(path), "--data-dir", str(self.data(member))),
                 *("--name", f"member{member}", "--initial-cluster", self._cluster()),
                 *("--initial-advertise-peer-urls", self._url(self._places[member].peer)),
             )
@@ -262,9 +266,6 @@ class Etcd:
     def _chosen(self, member: int | None) -> list[Process]:
         return list(self._processes.values()) if member is None else [self._processes[member]]
 
-    def _data(self, member: int) -> Path:
-        return self._directory / f"member{member}"
-
     def _cluster(self) -> str:
         return ",".join(f"member{number}={self._url(place.peer)}" for number, place in enumerate(self._places))
 
@@ -274,7 +275,7 @@ class Etcd:
     def _flags(self, member: int) -> list[str]:
         place = self._places[member]
         flags = [
-            *("--name", f"member{member}", "--data-dir", str(self._data(member))),
+            *("--name", f"member{member}", "--data-dir", str(self.data(member))),
             *("--listen-client-urls", self._url(place.client), "--advertise-client-urls", self._url(place.client)),
             *("--listen-peer-urls", self._url(place.peer), "--initial-advertise-peer-urls", self._url(place.peer)),
             *("--initial-cluster", self._cluster(), "--initial-cluster-state", "new"),

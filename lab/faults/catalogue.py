@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from lab.faults import kinds, runtimes
+from lab.faults import kinds, members, runtimes
 from lab.faults.kind import MADE
 
-__all__ = ["KINDS", "kinds", "runtimes"]
+__all__ = ["KINDS", "kinds", "members", "runtimes"]
 
 KINDS = tuple(MADE)

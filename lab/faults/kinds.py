@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from agent.kernel.bpf_map import Map
-from lab.etcd import Etcd
 from lab.fabric import Host
 from lab.faults.flood import Flood
 from lab.faults.kind import kind
+from lab.faults.members import etcd
 from lab.faults.power import restart_pods
 from lab.faults.stage import Stage
 from lab.namespace import CommandError, run
@@ -27,7 +27,6 @@ from lab.process import SOURCE, Process
 
 IO_FAILURE = 5
 
-_FILL = "ilanet-fault-fill/"
 _CUT = """
 table inet ilanet_fault {{
   chain out {{ type filter hook output priority 0; tcp dport {port} drop; }}
@@ -88,69 +87,6 @@ def controller_freeze(stage: Stage) -> Iterator[None]:
         for process in stage.random.sample(stage.cluster.controllers, stage.random.randint(1, 2)):
             stack.enter_context(frozen(process))
         yield
-
-
-# --- etcd ---
-
-
-def etcd(stage: Stage) -> Etcd:
-    """Return the cluster's etcd."""
-    if stage.cluster.etcd is None:
-        raise CommandError("there is no etcd")
-    return stage.cluster.etcd
-
-
-@kind("etcd member kill")
-def etcd_kill(stage: Stage) -> Iterator[None]:
-    """Kill one of three members."""
-    member = stage.random.randrange(3)
-    etcd(stage).kill(member)
-    yield
-    etcd(stage).start()
-
-
-@kind("etcd member freeze")
-def etcd_freeze(stage: Stage) -> Iterator[None]:
-    """Freeze one of three members: its connections stay, and nothing answers."""
-    member = stage.random.randrange(3)
-    etcd(stage).freeze(member)
-    yield
-    etcd(stage).thaw(member)
-
-
-@kind("etcd leader kill")
-def etcd_leader_kill(stage: Stage) -> Iterator[None]:
-    """Kill the member that leads."""
-    etcd(stage).kill(etcd(stage).leader())
-    yield
-    etcd(stage).start()
-
-
-@kind("etcd all killed")
-def etcd_all_killed(stage: Stage) -> Iterator[None]:
-    """Kill every member."""
-    etcd(stage).kill()
-    yield
-    etcd(stage).start()
-
-
-@kind("etcd out of space")
-def etcd_no_space(stage: Stage) -> Iterator[None]:
-    """Fill etcd up to its quota; undone as its documentation says: delete, compact, defragment, disarm."""
-    number = 0
-    try:
-        while True:
-            etcd(stage).ctl("put", f"{_FILL}{number}", stdin="x" * (1 << 20))
-            number += 1
-    except CommandError as error:
-        if "database space exceeded" not in str(error):
-            raise
-    yield
-    etcd(stage).ctl("del", "--prefix", _FILL)
-    etcd(stage).compact()
-    for place in etcd(stage).endpoints:
-        etcd(stage).ctl("defrag", endpoints=[place])
-    etcd(stage).ctl("alarm", "disarm")
 
 
 # --- the network between an agent and its servers ---

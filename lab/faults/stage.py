@@ -22,6 +22,9 @@ from lab.runtime import CniError, Pod
 DISK = "8m"
 """Size of the file system that holds an agent's records."""
 
+MEMBER_DISK = "2g"
+"""Size of the file system that holds a member's data, in memory as far as it is used: log after log of 64 MB."""
+
 QUOTA = 24 << 20
 """Bytes that etcd's database may have."""
 
@@ -78,9 +81,9 @@ class Stage:
         """Bring everything up but the datagrams."""
         self.cluster.start_underlay()
         for host in self.hosts:
-            disk = self.cluster.state(host)
-            disk.mkdir(parents=True)
-            run("mount", "-t", "tmpfs", "-o", f"size={DISK}", f"{self.cluster.name}-disk", str(disk))
+            self._mount(self.cluster.state(host), DISK)
+        for member in range(len(self.hosts)):
+            self._mount(self.cluster.directory / f"etcd/member{member}", MEMBER_DISK)
         self.cluster.start_processes()
         for number, host in enumerate(self.hosts, 1):
             self.add(f"echo{number}", host)
@@ -96,6 +99,11 @@ class Stage:
                 far=(self.hosts[far - 1], lambda name=f"echo{far}": self.pods[name].address),  # type: ignore[misc]
                 pause=self._pause,
             )
+
+    def _mount(self, disk: Path, size: str) -> None:
+        """Mount a file system of its own where somebody will keep what must survive; it goes with the cluster."""
+        disk.mkdir(parents=True)
+        run("mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", f"{self.cluster.name}-disk", str(disk))
 
     def close(self) -> None:
         """End and remove everything, also after a failure half way."""
