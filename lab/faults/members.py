@@ -80,6 +80,29 @@ def etcd_no_space(stage: Stage) -> Iterator[None]:
     etcd(stage).ctl("alarm", "disarm")
 
 
+@kind("etcd member, then leader killed")
+def etcd_member_then_leader(stage: Stage) -> Iterator[None]:
+    """Kill a member and, while it is away, the one that leads the two others; they come back one after the other."""
+    first = stage.random.choice(MEMBERS)
+    etcd(stage).kill(first)
+    stage.hold(stage.random.uniform(0.2, 1.0))
+    stage.until(lambda: _leader(stage) is not None, f"etcd leads without member {first}")
+    second = etcd(stage).leader()
+    etcd(stage).kill(second)
+    yield
+    etcd(stage).start_member(stage.random.choice((first, second)))
+    stage.hold(stage.random.uniform(0.0, 1.0))
+    etcd(stage).start()
+
+
+def _leader(stage: Stage) -> int | None:
+    """Return which member leads, if one does."""
+    try:
+        return etcd(stage).leader()
+    except CommandError:
+        return None
+
+
 @kind("etcd disk full")
 def etcd_disk_full(stage: Stage) -> Iterator[None]:
     """Leave no free block on the disks of one member or more; who ends of it is started again, as a supervisor does.
