@@ -2,9 +2,9 @@
 """`make test-faults`: kills, freezes and other harm to every part, one after the other under traffic, and its cost.
 
 A cluster of three hosts, three members of etcd and two controllers (lab/faults).  Meanwhile numbered datagrams flow
-both ways between two hosts, one TCP stream goes on from the first fault to the last, and on every host pods come and
-go through the CNI executable.  After each fault everything must be right again: no packet lost, no connection reset,
-no drop that the kind does not explain, and etcd, disks, kernels and namespaces must tell the same.
+both ways between two hosts, one bulk TCP stream goes on from the first fault to the last, and on every host pods come
+and go through the CNI executable.  After each fault everything must be right again: no packet lost, no connection
+reset, no drop that the kind does not explain, and etcd, disks, kernels and namespaces must tell the same.
 """
 
 from __future__ import annotations
@@ -107,7 +107,8 @@ def bench() -> int:
     print(f"\n{table(found.outcomes)}\n")
     for complaint in found.all_complaints:
         print(complaint)
-    print(f"{found.blocks:,} blocks of the stream, {found.looks:,} looks at the generations of every host")
+    print(f"{found.blocks:,} blocks of the stream, {found.bulk / 1e6:.1f} MB/s")
+    print(f"{found.looks:,} looks at the generations of every host")
     write(results, found)
     return results.finish()
 

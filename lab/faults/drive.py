@@ -17,7 +17,7 @@ from lab.faults import invariants
 from lab.faults.catalogue import KINDS
 from lab.faults.kind import Kind
 from lab.faults.stage import PATIENCE, Measures, Stage
-from lab.faults.traffic import Count, TrafficError
+from lab.faults.traffic import BLOCK, Count, TrafficError
 from lab.namespace import CommandError
 from lab.process import ProcessError
 from lab.runtime import CniError
@@ -94,6 +94,9 @@ class Run:
     outcomes: list[Outcome] = field(default_factory=list)
     blocks: int = 0
     """Of the stream."""
+
+    bulk: float = 0.0
+    """Bytes a second that the stream carried, over all of its life."""
 
     looks: int = 0
     """At every host's generations."""
@@ -251,6 +254,7 @@ def run(stage: Stage, *, names: Sequence[str], count: int, seconds: float, say: 
     if stage.stream is not None:
         missing = stage.stream.finish()
         found.blocks = stage.stream.sent
+        found.bulk = stage.stream.received * BLOCK.size / stage.stream.seconds
         found.complaints += stage.stream.failures + [f"{missing} blocks of the stream are missing"] * (missing != 0)
     found.looks = stage.generations.looks
     found.complaints += stage.generations.violations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Traffic that shows a loss by its own numbers: numbered datagrams, and a TCP stream of numbered blocks."""
+"""Traffic that shows a loss by its own numbers: numbered datagrams, and a bulk TCP stream of numbered blocks."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ from lab.runtime import Pod
 TRAFFIC = str(SOURCE / "build/traffic")
 ECHO_PORT = 7000
 STREAM_PORT = 7001
-BLOCK = struct.Struct("!Q4088x")
-BLOCKS_PER_SECOND = 200
+BLOCK = struct.Struct("!Q65528x")
+BLOCKS_PER_SECOND = 250
+"""Of the stream, where nothing holds it up: 16 MB/s."""
+
 LONGEST = 600
 """Seconds that numbered datagrams flow at most, if nobody ends them."""
 
@@ -168,17 +170,23 @@ def ask(namespace: Namespace, address: str, patience: float = 30) -> None:
 
 
 class Stream:
-    """One TCP connection that lives through everything: numbered blocks at a steady pace."""
+    """One TCP connection that lives through everything: numbered blocks of 64 kB, in bulk but at a steady pace."""
 
     def __init__(self, source: Pod, target: Pod) -> None:
         self.sent = 0
         self.received = 0
         self.failures: list[str] = []
+        self.seconds = 0.0
+        """From its beginning to its end."""
+
         self._ended = threading.Event()
         address = (target.address, STREAM_PORT)
         with inside(target.namespace, lambda: socket.create_server(address, family=socket.AF_INET6)) as listener:
             self._source = inside(source.namespace, lambda: socket.create_connection(address, timeout=30))
             self._target, _ = listener.accept()
+        # Linux's own default, as build/traffic does: BBR, a machine's choice, would leave processors idle.
+        self._source.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")
+        self._started = time.monotonic()
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._send, self._receive)]
         for thread in self._threads:
             thread.start()
@@ -188,6 +196,7 @@ class Stream:
         self._ended.set()
         for thread in self._threads:
             thread.join(60)
+        self.seconds = self.seconds or time.monotonic() - self._started
         self._source.close()
         self._target.close()
         return self.sent - self.received
@@ -206,7 +215,7 @@ class Stream:
     def _receive(self) -> None:
         self._target.settimeout(120)
         try:
-            with self._target.makefile("rb") as file:
+            with self._target.makefile("rb", BLOCK.size) as file:
                 while block := file.read(BLOCK.size):
                     if block != BLOCK.pack(self.received):
                         raise ConnectionError(f"block {self.received} is damaged")
