@@ -16,6 +16,7 @@ from lab.fabric import Shape
 from lab.faults import invariants
 from lab.faults.catalogue import KINDS
 from lab.faults.kind import Kind
+from lab.faults.removal import uninstalled
 from lab.faults.stage import PATIENCE, Measures, Stage
 from lab.faults.traffic import BLOCK, Count, TrafficError
 from lab.namespace import CommandError
@@ -102,7 +103,7 @@ class Run:
     """At every host's generations."""
 
     complaints: list[str] = field(default_factory=list)
-    """What is nobody's fault in particular: a broken stream, a generation that went back, a run that cannot go on."""
+    """What is nobody's fault in particular: a broken stream, a generation that went back, what an uninstall left."""
 
     @property
     def all_complaints(self) -> list[str]:
@@ -233,7 +234,7 @@ def staged(
 
 
 def run(stage: Stage, *, names: Sequence[str], count: int, seconds: float, say: Callable[[Outcome], None]) -> Run:
-    """Do `count` faults of these kinds, and end with what is true of the whole run.
+    """Do `count` faults of these kinds, end with what is true of the whole run, and uninstall every host.
 
     Fewer, if `seconds` are over or the world does not let the next one begin; that one is complained of.
     """
@@ -258,4 +259,9 @@ def run(stage: Stage, *, names: Sequence[str], count: int, seconds: float, say: 
         found.complaints += stage.stream.failures + [f"{missing} blocks of the stream are missing"] * (missing != 0)
     found.looks = stage.generations.looks
     found.complaints += stage.generations.violations
+    for host in stage.hosts:
+        try:
+            found.complaints += uninstalled(stage, host)
+        except World as error:
+            found.complaints.append(f"{host.name} cannot be uninstalled: {words(error)}")
     return found

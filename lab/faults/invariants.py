@@ -80,7 +80,7 @@ def expected(stage: Stage) -> dict[int, tuple[Host, str]]:
 def _etcd(stage: Stage, etcd: Etcd) -> Iterator[str]:
     """One owner per identifier, the mapping at the owner's node, and nothing taken that nobody has."""
     pods = expected(stage)
-    yield from _differ("mappings in etcd", set(etcd.mappings), set(pods))
+    yield from differ("mappings in etcd", set(etcd.mappings), set(pods))
     owned: dict[int, Owner] = {}
     for name, owner in etcd.owners.items():
         number = owner.identifier.value
@@ -92,7 +92,7 @@ def _etcd(stage: Stage, etcd: Etcd) -> Iterator[str]:
             yield f"identifier {owner.identifier} is of {owner.node}, and its mapping points elsewhere"
         if number in pods and (pods[number][0].name, pods[number][1]) != (owner.node, owner.container):
             yield f"identifier {owner.identifier} is of {owner.node}, {owner.container}"
-    yield from _differ("owners in etcd", set(owned), set(pods))
+    yield from differ("owners in etcd", set(owned), set(pods))
     reserved: set[int] = set()
     for node, numbers in etcd.reserves.items():
         yield from (f"{number:016x} is in two reserves" for number in numbers & reserved)
@@ -100,7 +100,7 @@ def _etcd(stage: Stage, etcd: Etcd) -> Iterator[str]:
         reserved |= numbers
         if wrong := {number for number in numbers if etcd.taken.get(number) != mapping.reserve_name(node)}:
             yield f"{len(wrong)} identifiers of {node}'s reserve are not taken by it"
-    yield from _differ("identifiers taken in etcd", set(etcd.taken), set(owned) | reserved)
+    yield from differ("identifiers taken in etcd", set(etcd.taken), set(owned) | reserved)
 
 
 def _host(stage: Stage, etcd: Etcd, host: Host) -> Iterator[str]:
@@ -109,7 +109,7 @@ def _host(stage: Stage, etcd: Etcd, host: Host) -> Iterator[str]:
     pods = {number: container for number, (at, container) in expected(stage).items() if at is host}
     wanted = {number: (where, Generation(etcd.epoch, rev)) for number, (where, rev) in etcd.mappings.items()}
     kernel = kernel_mappings(cluster, host)
-    yield from _differ("mappings in the kernel", set(kernel), set(wanted))
+    yield from differ("mappings in the kernel", set(kernel), set(wanted))
     wrong = [number for number in kernel.keys() & wanted.keys() if kernel[number] != wanted[number]]
     yield from (f"mapping {number:016x} is {kernel[number]}, not {wanted[number]}" for number in wrong)
 
@@ -124,17 +124,17 @@ def _host(stage: Stage, etcd: Etcd, host: Host) -> Iterator[str]:
         records[endpoint.identifier.value] = endpoint
         if endpoint.state is not State.WIRED:
             yield f"record of {endpoint.pod} is {endpoint.state.value}"
-    yield from _differ("records on disk", set(records), set(pods))
+    yield from differ("records on disk", set(records), set(pods))
     for number, item in records.items():
         if number in pods and item.container_id != pods[number]:
             yield f"record of {item.pod} names container {item.container_id}"
     names = {item.host_name for item in records.values()}
     links = {link["ifname"]: int(link["ifindex"]) for link in json.loads(host.namespace.run("ip", "-j", "link"))}
-    yield from _differ("links", {name for name in links if name.startswith("ila")}, names)
+    yield from differ("links", {name for name in links if name.startswith("ila")}, names)
     with Map.pinned(cluster.bpffs(host) / "ilanet/maps/endpoints") as entries:
         keys = b"".join(keys for keys, _ in entries.batches())
     have = {int.from_bytes(keys[at : at + 8]) for at in range(0, len(keys), 8)}
-    yield from _differ("endpoints in the kernel", have, set(pods))
+    yield from differ("endpoints in the kernel", have, set(pods))
     yield from _pins(stage, host, set(links.values()))
     yield from (f"file {file.relative_to(folder)} is left" for file in folder.rglob("*")
                 if file.suffix == ".tmp" or file.parent.name == "deletes" or file.name == "ballast")  # fmt: skip
@@ -157,10 +157,10 @@ def _namespaces(stage: Stage) -> Iterator[str]:
     kept = [*(host.namespace for host in stage.hosts), *(pod.namespace for pod in stage.pods.values())]
     wanted = {fabric.router.name, *(namespace.name for namespace in kept)}
     names = {line.split()[0] for line in run("ip", "netns", "list").splitlines() if line}
-    yield from _differ("namespaces", {name for name in names if name.startswith(f"{fabric.prefix}-")}, wanted)
+    yield from differ("namespaces", {name for name in names if name.startswith(f"{fabric.prefix}-")}, wanted)
 
 
-def _differ(
+def differ(
     what: str, have: AbstractSet[int] | AbstractSet[str], wanted: AbstractSet[int] | AbstractSet[str]
 ) -> Iterator[str]:
     """Say what is there and should not be, and the other way round."""

@@ -238,6 +238,7 @@ def power_off(stage: Stage) -> Iterator[None]:
     shutil.rmtree(stage.cluster.socket(host).parent)
     yield
     stage.cluster.fabric.power_on(host)
+    stage.note_bare(host)
     stage.cluster.mount_bpffs(host)
     etcd(stage).start()
     stage.cluster.start_agent(host)

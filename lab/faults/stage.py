@@ -16,6 +16,7 @@ from lab.fabric import Host, Shape
 from lab.faults.churn import TRY_AGAIN, Churn
 from lab.faults.generations import Generations
 from lab.faults.traffic import Datagrams, Stream, Tcp, patient, serve, tcp
+from lab.listing import listing
 from lab.namespace import CommandError, run
 from lab.runtime import CniError, Pod
 
@@ -64,6 +65,9 @@ class Stage:
             agent_settings={"host_path": host_path, "epoch_grace": 5},
         )
         self.host_path = host_path
+        self.bare: dict[str, list[str]] = {}
+        """What each host had before an agent."""
+
         self.pods: dict[str, Pod] = {}
         self.churns: dict[str, Churn] = {}
         self.generations = Generations(self.cluster)
@@ -84,6 +88,8 @@ class Stage:
             self._mount(self.cluster.state(host), DISK)
         for member in range(len(self.hosts)):
             self._mount(self.cluster.directory / f"etcd/member{member}", MEMBER_DISK)
+        for host in self.hosts:
+            self.note_bare(host)
         self.cluster.start_processes()
         for number, host in enumerate(self.hosts, 1):
             self.add(f"echo{number}", host)
@@ -99,6 +105,10 @@ class Stage:
                 far=(self.hosts[far - 1], lambda name=f"echo{far}": self.pods[name].address),  # type: ignore[misc]
                 pause=self._pause,
             )
+
+    def note_bare(self, host: Host) -> None:
+        """Note what a host has on which no agent has been yet, since it was made."""
+        self.bare[host.name] = listing(host.namespace)
 
     def _mount(self, disk: Path, size: str) -> None:
         """Mount a file system of its own where somebody will keep what must survive; it goes with the cluster."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from lab.fabric import Shape
+from lab.listing import listing
 from lab.namespace import Namespace
 from lab.runtime import EXECUTABLE, CniError, Pod
 from tests.netns.conftest import Net, built, ping
@@ -241,16 +242,3 @@ def test_uninstall_restores_what_was_there(live: Net, end: str) -> None:
         assert not cluster.socket(host).exists()
     finally:
         cluster.close()
-
-
-def listing(namespace: Namespace) -> list[str]:
-    """Return all that an agent may change in a namespace, without what counts or ages."""
-    kernel = namespace.run("sysctl", "-a", "-r", r"^net\.ipv6\.(conf|neigh|route)").splitlines()
-    shown = [
-        *namespace.ip("addr").splitlines(),
-        *namespace.ip("route", "show", "table", "all").splitlines(),
-        *namespace.ip("neigh", "show", "nud", "permanent").splitlines(),
-        *namespace.run("nft", "list", "ruleset").splitlines(),
-        *namespace.run("bpftool", "net", "show").splitlines(),
-    ]
-    return [*kernel, *(line for line in shown if "lft" not in line)]

@@ -15,6 +15,7 @@ from lab.faults import invariants
 from lab.faults.drive import at_rest, one, run, staged
 from lab.faults.kind import Kind
 from lab.faults.kinds import unmounted
+from lab.faults.removal import remains
 from lab.faults.stage import Stage
 
 RATE = 2000
@@ -122,3 +123,18 @@ def test_no_fault_costs_anything(stage: Stage) -> None:
     assert all(outcome.sent > 0 and outcome.pods > 0 for outcome in found.outcomes)
     assert found.blocks > 0
     assert found.looks > 0
+    assert not any((stage.cluster.bpffs(host) / "ilanet").exists() for host in stage.hosts)
+
+
+@pytest.mark.timeout(300)
+def test_what_an_uninstall_leaves_is_seen(stage: Stage) -> None:
+    """After the run of the test before: a file, a route and a sysctl that differ from what was are each named."""
+    host = stage.hosts[0]
+    assert list(remains(stage, host)) == []
+    (stage.cluster.state(host) / "stray").touch()
+    host.namespace.ip("route", "add", "unreachable", "fd00:dead::/64")
+    host.namespace.sysctl(net__ipv6__conf__eth0__hop_limit=63)
+    found = "\n".join(remains(stage, host))
+    assert f"files of an uninstalled host: 1 too many: {host.name}/state/stray" in found
+    assert "uninstalled host: 2 too many: net.ipv6.conf.eth0.hop_limit = 63, unreachable fd00:dead::/64" in found
+    assert "uninstalled host: 1 missing: net.ipv6.conf.eth0.hop_limit = 64" in found
