@@ -80,7 +80,7 @@ def etcd_no_space(stage: Stage) -> Iterator[None]:
     etcd(stage).ctl("alarm", "disarm")
 
 
-@kind("etcd member, then leader killed")
+@kind("etcd member, then leader kill")
 def etcd_member_then_leader(stage: Stage) -> Iterator[None]:
     """Kill a member and, while it is away, the one that leads the two others; they come back one after the other."""
     first = stage.random.choice(MEMBERS)
