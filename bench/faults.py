@@ -10,7 +10,14 @@ reset, no drop that the kind does not explain, and etcd, disks, kernels and name
 from __future__ import annotations
 
 import argparse
+import os
+import platform
+import shlex
+import statistics
+import sys
+import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from bench.results import Results, clean_ups, main
 from lab.fabric import Shape
@@ -33,6 +40,9 @@ METRICS: tuple[tuple[str, str], ...] = (
 )
 """Fields of an outcome that become rows, with their units."""
 
+MARKS = ("<!-- figures: bench/faults.py writes them -->\n", "<!-- end of figures -->")
+"""Between them a page has the figures of one run."""
+
 COLUMNS = ("faults", "pods", "sent", "lost", "resets", "retransmitted", "leaks", "complaints")
 
 
@@ -50,6 +60,47 @@ def table(outcomes: Sequence[Outcome]) -> str:
         ]
         lines.append(f"| {name} | " + " | ".join(f"{cell:,}" for cell in cells) + " |")
     return "\n".join(lines)
+
+
+def page(text: str) -> Path:
+    """Return the place of a page that has room for figures: an option's value, refused before hours are spent."""
+    place = Path(text)
+    if not place.is_file() or any(place.read_text().count(mark) != 1 for mark in MARKS):
+        raise argparse.ArgumentTypeError(f"{text} is no page with the lines {MARKS[0].strip()} and {MARKS[1]}")
+    return place
+
+
+def command(words: Sequence[str]) -> str:
+    """Return the command line of a run, without where its figures go."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--page")
+    rest = shlex.join(parser.parse_known_args(words)[1])
+    return f'make test-faults OPTIONS="{rest}"' if rest else "make test-faults"
+
+
+def figures(found: Run, words: Sequence[str], seconds: float) -> str:
+    """Return what a run has found, for a page: command and machine, traffic, a line for each kind, complaints."""
+    rates = [outcome.rate for outcome in found.outcomes]
+    lines = [f"`{command(words)}`, {os.cpu_count()} cores, kernel {platform.release()}, {seconds / 60:.0f} minutes."]
+    if rates:
+        spread = f"{statistics.median(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f})"
+        lines.append(f"Each of the two flows really sent {spread} datagrams a second in the median.")
+    stream = f"The stream carried {found.blocks:,} blocks, {found.bulk / 1e6:.1f} MB/s"
+    lines += [
+        f"{stream}; every kernel was looked at {found.looks:,} times.",
+        f"What must not be: {len(found.all_complaints)} complaints{':' if found.all_complaints else '.'}",
+        *(f"- {' '.join(complaint.split())}" for complaint in found.all_complaints),
+        "",
+        table(found.outcomes),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def put(place: Path, text: str) -> None:
+    """Replace the figures of a page."""
+    head, _, rest = place.read_text().partition(MARKS[0])
+    place.write_text(f"{head}{MARKS[0]}{text}{MARKS[1]}{rest.partition(MARKS[1])[2]}")
 
 
 def write(results: Results, found: Run) -> None:
@@ -84,8 +135,10 @@ def bench() -> int:
     parser.add_argument("--shape", choices=[shape.value for shape in Shape], default="routed")
     parser.add_argument("--host-path", choices=["stack", "bpf"], default="stack")
     parser.add_argument("--kinds", nargs="+", choices=names, default=names, metavar="KIND", help=", ".join(names))
+    parser.add_argument("--page", type=page, help="write the figures there, between its marks (docs/faults.md)")
     options = parser.parse_args()
-    results = Results(name="faults", options=vars(options))
+    started = time.monotonic()
+    results = Results(name="faults", options={**vars(options), "page": str(options.page)})
     with clean_ups() as stack:
         stage = stack.enter_context(
             staged(
@@ -109,6 +162,8 @@ def bench() -> int:
         print(complaint)
     print(f"{found.blocks:,} blocks of the stream, {found.bulk / 1e6:.1f} MB/s")
     print(f"{found.looks:,} looks at the generations of every host")
+    if options.page is not None:
+        put(options.page, figures(found, sys.argv[1:], time.monotonic() - started))
     write(results, found)
     return results.finish()
 

@@ -3,20 +3,25 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from bench import faults
 from lab.cri import CriError
 from lab.faults import invariants
-from lab.faults.drive import at_rest, one, run, staged
+from lab.faults.catalogue import KINDS
+from lab.faults.drive import Outcome, Run, at_rest, one, run, staged
 from lab.faults.kind import Kind
 from lab.faults.kinds import unmounted
 from lab.faults.removal import remains
 from lab.faults.stage import Stage
+from lab.process import SOURCE
 
 RATE = 2000
 """Datagrams a second each way: every machine bears that beside other tests."""
@@ -138,3 +143,47 @@ def test_what_an_uninstall_leaves_is_seen(stage: Stage) -> None:
     assert f"files of an uninstalled host: 1 too many: {host.name}/state/stray" in found
     assert "uninstalled host: 2 too many: net.ipv6.conf.eth0.hop_limit = 63, unreachable fd00:dead::/64" in found
     assert "uninstalled host: 1 missing: net.ipv6.conf.eth0.hop_limit = 64" in found
+
+
+def test_figures_go_between_a_page_s_marks(tmp_path: Path) -> None:
+    """Twice the same: the old figures go, the rest of the page stays; a page without marks is refused beforehand."""
+    place = tmp_path / "page.md"
+    place.write_text("no marks")
+    with pytest.raises(argparse.ArgumentTypeError, match="is no page"):
+        faults.page(str(place))
+    place.write_text(f"before\n{faults.MARKS[0]}old\n{faults.MARKS[1]}\nafter\n")
+    outcome = Outcome(
+        kind=Kind(name="lossy", harm=lossy),
+        seconds=1.0,
+        pods=3,
+        retries=0,
+        sent=2000,
+        lost=7,
+        rate=1999.0,
+        resets=0,
+        retransmitted=0,
+        drops={},
+        backlog=0,
+        leaks=[],
+        failures=["CommandError: no\nanswer"],
+    )
+    found = Run(outcomes=[outcome], blocks=1234, bulk=16e6, looks=5, complaints=["host1: left"])
+    words = ["--faults", "1", "--page", "page.md", "--kinds", "agent kill"]
+    for _ in range(2):
+        faults.put(faults.page(str(place)), faults.figures(found, words, 61))
+    text = place.read_text()
+    assert text.startswith(f"before\n{faults.MARKS[0]}`make test-faults OPTIONS=\"--faults 1 --kinds 'agent kill'\"`")
+    assert text.endswith(f"\n{faults.MARKS[1]}\nafter\n")
+    assert "old" not in text
+    assert text.count("| lossy | 1 | 3 | 2,000 | 7 | 0 | 0 | 0 | 2 |") == 1
+    assert "- lossy: CommandError: no answer\n- lossy: 7 of 2000 datagrams were lost\n- host1: left\n" in text
+
+
+def test_the_docs_name_every_kind() -> None:
+    """docs/faults.md says of every kind what is done, has room for figures, and names how many kinds there are."""
+    place = faults.page(str(SOURCE / "docs/faults.md"))
+    rows = [
+        line.split(" | ")[0].removeprefix("| ") for line in place.read_text().splitlines() if line.count(" | ") == 1
+    ]
+    assert [kind.name for kind in KINDS if not any(kind.name in row for row in rows)] == []
+    assert f"each of the {len(KINDS)} kinds" in place.read_text()
