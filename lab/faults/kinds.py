@@ -129,7 +129,7 @@ def link_down(stage: Stage) -> Iterator[None]:
 
 
 @kind("bpffs unmounted", codes=frozenset({IO_FAILURE}))
-def bpffsunmounted(stage: Stage) -> Iterator[None]:
+def bpffs_unmounted(stage: Stage) -> Iterator[None]:
     """Unmount the bpffs that holds an agent's pins; the host mounts a new one once the agent has said so."""
     host = stage.any_host()
     place = str(stage.cluster.bpffs(host))
