@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A clock that jumps: nothing of ours reads the time of day, but for times of files, and there an hour does no harm."""
+"""A clock that jumps: nothing of ours reads the time of day, but for times of files, and there an hour does no harm.
+
+tests/vm/agent_life.py sets a real one, the guest's, under traffic; that it sets no other is looked at here.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,9 @@ import pytest
 from agent.deletes import DeleteQueue
 from ila.certificates import Authority, Leaf, remaining
 from ila.channel import fingerprint
+from lab.vm import SHARE
 from tests.unit.test_agent_deletes import FakeNetwork, put
+from tests.vm.clock import GuestClock, NotTheGuestError, require_guest
 
 SOURCE = Path(__file__).parent.parent.parent
 HOUR = 3600
@@ -28,6 +33,11 @@ WALL_CLOCK = {
     *("st_mtime", "st_mtime_ns", "st_ctime", "st_ctime_ns", "st_atime", "st_atime_ns", "st_birthtime"),
 }
 """Names, behind a dot, by which Python hears of the time of day; a monotonic clock's are others."""
+
+SETS_A_CLOCK = ("clock_settime", "settimeofday", "adjtime", "hwclock", "timedatectl", "date -s", "date --set", "stime(")
+SETTER = Path("tests/vm/clock.py")
+COMMAND_LINE = "console=ttyS0 virtme.exec=`c2g=`"
+MOUNTS = ("/dev/root / 9p ro 0 0", f"share {SHARE} 9p rw 0 0")
 
 
 def uses() -> Iterator[tuple[str, str]]:
@@ -101,3 +111,35 @@ def test_a_renewed_certificate_is_noticed_over_a_jump(tmp_path: Path, jump: int)
     os.utime(fresh, (NOON + jump, NOON + jump))
     fresh.replace(file)
     assert fingerprint([file]) != before
+
+
+def test_nothing_but_the_guests_clock_is_set() -> None:
+    """One file of the tree can set a clock."""
+    folders = [folder for folder in SOURCE.glob("[a-z]*/") if folder.name != "build"]
+    files = [file for folder in folders for file in folder.rglob("*") if file.suffix in (".py", ".sh", ".c", ".h")]
+    texts = {file.relative_to(SOURCE): file.read_text() for file in (*files, SOURCE / "Makefile")}
+    setters = {file for file, text in texts.items() if any(word in text for word in SETS_A_CLOCK)}
+    assert setters == {SETTER, Path(__file__).relative_to(SOURCE)}
+
+
+def test_the_clock_of_this_machine_is_left_alone() -> None:
+    """No clock can be had that could be set here."""
+    with pytest.raises(NotTheGuestError):
+        GuestClock()
+
+
+@pytest.mark.parametrize(
+    ("command_line", "mounts"),
+    [
+        ("console=ttyS0", MOUNTS),
+        (COMMAND_LINE, MOUNTS[:1]),
+        (COMMAND_LINE, MOUNTS[1:]),
+        (COMMAND_LINE, ("/dev/vda1 / ext4 rw 0 0", MOUNTS[1])),
+        (COMMAND_LINE, (MOUNTS[0], f"tmpfs {SHARE} tmpfs rw 0 0")),
+    ],
+)
+def test_a_guest_has_every_mark_of_one(command_line: str, mounts: tuple[str, ...]) -> None:
+    """With all of them a clock may be set, with one missing it may not."""
+    require_guest(COMMAND_LINE, "\n".join(MOUNTS))
+    with pytest.raises(NotTheGuestError):
+        require_guest(command_line, "\n".join(mounts))

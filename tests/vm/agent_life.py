@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent's life on a kernel without tcx: attached by clsact, restarted, uninstalled; used inside the guest."""
+"""The agent's life on a kernel without tcx: attached, under a clock that jumps, restarted, gone; inside the guest."""
 
 from __future__ import annotations
 
@@ -8,16 +8,26 @@ import threading
 from collections.abc import Callable
 
 from lab.namespace import run
+from tests.vm.clock import HOUR, GuestClock
 from tests.vm.interoperation import EDGE, Pair
 from tests.vm.rows import AGENT, Rows
-from tests.vm.traffic import PATIENCE, End, until
+from tests.vm.traffic import PATIENCE, End, ping, until
 
 _FILTER = re.compile(r"handle 0x11a .*direct-action.* id (\d+) name (\S+)")
 
 
 def check(two: Pair, rows: Rows) -> None:
     """Fill the rows of the agent; it is uninstalled at the end."""
-    works: tuple[Callable[[Pair], None], ...] = (clsact, edge, restart, deleted_pod, uninstall)
+    clock = GuestClock()
+    works: tuple[Callable[[Pair], None], ...] = (
+        clsact,
+        edge,
+        lambda two: clock_ahead(two, clock),
+        lambda two: clock_right_again(two, clock),
+        restart,
+        deleted_pod,
+        uninstall,
+    )
     for name, work in zip(AGENT, works, strict=True):
         rows.check(name, lambda work=work: work(two))  # type: ignore[misc]
 
@@ -89,6 +99,54 @@ class Stream:
         if self._failure:
             raise AssertionError(f"after {self.count} datagrams: {self._failure[0]!r}") from self._failure[0]
         return self.count
+
+
+def clock_ahead(two: Pair, clock: GuestClock) -> None:
+    """Let an hour pass at once; an agent that starts then finds etcd and controller, too."""
+    _jump(two, lambda: clock.set_ahead(HOUR), "ahead")
+    restart(two)
+
+
+def clock_right_again(two: Pair, clock: GuestClock) -> None:
+    """Set it back by that hour."""
+    _jump(two, lambda: clock.set_ahead(0), "back")
+
+
+def _jump(two: Pair, set_clock: Callable[[], None], name: str) -> None:
+    """Set the clock under traffic: not one datagram is lost, a pod comes, is reached and goes, no process ends."""
+    stream = Stream(two.linux.pod, two.pod)
+    try:
+        until(lambda: stream.count > 10, "no traffic before the jump")
+        before = _running(two)
+        set_clock()
+        sent = stream.count
+        _come_and_go(two, name)
+        until(lambda: stream.count > sent + 10, "no traffic after the jump")
+    finally:
+        stream.stop()
+    assert _running(two) == before
+    assert two.cluster.status(two.ours)["problems"] == {}
+
+
+def _come_and_go(two: Pair, name: str) -> None:
+    """Add a pod, reach it and delete it; the controller publishes both, and the agent hears so from etcd."""
+    mappings = two.cluster.status(two.ours)["mappings"]
+    pod = two.cluster.pod(name, two.ours)
+    assert two.cluster.status(two.ours)["mappings"] == mappings + 1
+    two.linux.learn(pod.address, two.ours.locator)
+    end = End(pod.namespace, pod.address, b"")
+    ping(two.linux.pod, end, 56)
+    ping(end, two.linux.pod, 56)
+    pod.delete()
+    until(lambda: two.cluster.status(two.ours)["mappings"] == mappings, "the agent does not hear of the pod's end")
+
+
+def _running(two: Pair) -> list[int]:
+    """Return the process ids of etcd, controller and agent."""
+    if two.cluster.etcd is None:
+        raise ValueError("the cluster has no etcd")
+    processes = (*two.cluster.controllers, *two.cluster.agents.values())
+    return [two.cluster.etcd.pid(), *(process.pid for process in processes)]
 
 
 def restart(two: Pair) -> None:

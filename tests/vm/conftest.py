@@ -13,7 +13,7 @@ import pytest
 
 from lab.kernels import Kernel, stock_kernel
 from lab.vm import SHARE, Outcome, run_in
-from tests.vm.guest import OUTCOMES, PACKETS, ROWS
+from tests.vm.guest import OUTCOMES, RESTORED, ROWS, TRANSLATED
 
 DEADLINE = 1500.0
 """Seconds for all of it, on a machine whose two cores others use too; alone it takes three minutes."""
@@ -26,7 +26,8 @@ class Findings:
     kernel: Kernel
     outcome: Outcome
     rows: dict[str, str]
-    packets: dict[str, list[dict[str, str]]]
+    translated: dict[str, list[dict[str, str]]]
+    restored: dict[str, list[dict[str, str]]]
     outcomes: dict[str, str]
 
     def row(self, name: str) -> str:
@@ -57,4 +58,4 @@ def findings(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> Findin
         path = share / name
         return json.loads(path.read_text()) if path.exists() else {}
 
-    return Findings(kernel, outcome, read(ROWS), read(PACKETS), read(OUTCOMES))
+    return Findings(kernel, outcome, read(ROWS), read(TRANSLATED), read(RESTORED), read(OUTCOMES))

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from ila.address import ChecksumMode
 from lab.namespace import run
-from tests.vm import agent_life, interoperation, translation
+from tests.vm import agent_life, interoperation, restoration, translation
 from tests.vm.rows import Rows
 
-ROWS, PACKETS, OUTCOMES = "rows.json", "packets.json", "outcomes.json"
+ROWS, OUTCOMES = "rows.json", "outcomes.json"
+TRANSLATED, RESTORED = "translated.json", "restored.json"
 
 
 def main() -> None:
@@ -23,8 +24,10 @@ def main() -> None:
     suite = subprocess.Popen([sys.executable, "-m", "tests.vm.suite", str(folder / OUTCOMES)])
     try:
         run("modprobe", "ila")
-        (folder / PACKETS).write_text(json.dumps(translation.recorded()))
+        (folder / TRANSLATED).write_text(json.dumps(translation.recorded()))
         rows.say("translations recorded")
+        (folder / RESTORED).write_text(json.dumps(restoration.recorded()))
+        rows.say("restorations recorded")
         for mode in ChecksumMode:
             with interoperation.pair(mode, rows) as two:
                 interoperation.check(two, rows)

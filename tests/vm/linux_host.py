@@ -21,6 +21,12 @@ def route(destination: str, locator: Locator, mode: str) -> str:
     return f"route replace {destination}/128 {encap}"
 
 
+def receive(locator: Locator, domain: Domain) -> str:
+    """Return the words of an entry of Linux's receive table: it restores whatever comes to a locator."""
+    mode = domain.checksum_mode.value
+    return f"loc_match {groups(int(locator))} loc {groups(int(domain.sir_prefix))} csum-mode {mode} ident-type luid"
+
+
 class LinuxHost:
     """One host of the lab's fabric, without an agent."""
 
@@ -41,9 +47,7 @@ class LinuxHost:
         host.namespace.ip("neigh", "replace", address, "lladdr", pod_mac, "dev", "pod", "nud", "permanent")
         host.namespace.ip("route", "add", f"{address}/128", "dev", "pod")
         self.pod = End(pod, address, gateway_mac)
-        sir = groups(int(domain.sir_prefix))
-        words = f"loc_match {groups(int(host.locator))} loc {sir} csum-mode {self._mode.value} ident-type luid"
-        host.namespace.run("ip", "ila", "add", *words.split())
+        host.namespace.run("ip", "ila", "add", *receive(host.locator, domain).split())
 
     def learn(self, address: str, locator: Locator, mode: ChecksumMode | None = None) -> None:
         """Translate what goes to a SIR address; in another mode than the domain's if one is given."""

@@ -31,11 +31,13 @@ INTEROPERATION = [
 AGENT = (
     "programs are clsact filters",
     "edge programs are clsact filters",
+    "a clock that jumps an hour ahead costs nothing",
+    "a clock that is set back costs nothing",
     "a restart keeps programs and loses nothing",
     "a deleted pod leaves nothing",
     "uninstall leaves nothing",
 )
-"""The agent's life on a kernel without tcx."""
+"""The agent's life on a kernel without tcx, and while the clock jumps."""
 
 
 class Rows:

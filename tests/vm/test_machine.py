@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -51,16 +52,20 @@ def test_a_machine_that_is_late_is_ended(kernel: Kernel, tmp_path: Path) -> None
 def test_a_machine_ends_with_its_caller(kernel: Kernel, tmp_path: Path) -> None:
     """Interrupted while the machine boots, whoever started it takes it along."""
     code = (
-        "import sys; from pathlib import Path; from lab.kernels import Kernel; from lab.vm import run_in;"
+        "import signal; from pathlib import Path; from lab.kernels import Kernel; from lab.vm import run_in;"
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"  # a shell's background jobs begin deaf to it
         f"run_in(Kernel({kernel.version!r}), ['sleep', '1000'], share=Path({str(tmp_path)!r}), deadline=300)"
     )
-    caller = subprocess.Popen([sys.executable, "-c", code], cwd=SOURCE, stderr=subprocess.PIPE)
-    console = tmp_path / "console"
-    while not console.exists() or b"Linux version" not in console.read_bytes():
-        assert caller.poll() is None
-        time.sleep(0.05)
-    assert len(_of(tmp_path)) > 1
-    caller.send_signal(2)
-    _, error = caller.communicate(timeout=60)
+    with subprocess.Popen([sys.executable, "-c", code], cwd=SOURCE, stderr=subprocess.PIPE) as caller:
+        try:
+            console = tmp_path / "console"
+            while not console.exists() or b"Linux version" not in console.read_bytes():
+                assert caller.poll() is None
+                time.sleep(0.05)
+            assert len(_of(tmp_path)) > 1
+            caller.send_signal(signal.SIGINT)
+            _, error = caller.communicate(timeout=60)
+        finally:
+            caller.terminate()
     assert b"KeyboardInterrupt" in error
     assert _of(tmp_path) == []

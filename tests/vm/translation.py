@@ -38,9 +38,11 @@ PREFIXES = {"gua": 0x2001_0DB8 << 32, "ula": 0xFD00_0000 << 32}
 
 GROUPS = [f"{mode.value} {sir} to {locator}" for mode in ChecksumMode for sir in PREFIXES for locator in PREFIXES]
 
+GATEWAY = "fe80::ffff"
+NOBODY = "02:00:00:00:ff:ff"
+"""The next hop of what leaves a namespace: nobody has this MAC address, but who listens sees the packet."""
+
 _SOURCE = "2001:db8:ffff::1"
-_GATEWAY = "fe80::ffff"
-_NOBODY = "02:00:00:00:ff:ff"
 _PORT = 7000
 _UDP = 17
 
@@ -85,27 +87,26 @@ def recorded() -> dict[str, list[dict[str, str]]]:
 
 @contextlib.contextmanager
 def bench() -> Iterator[Bench]:
-    """Yield two senders on the wire, and remove them."""
+    """Yield two hosts on the wire, and remove them."""
     with ExitStack() as stack:
         wire, linux, bpf = (Namespace.create(f"vm-{name}") for name in ("wire", "linux", "bpf"))
         for namespace in (wire, linux, bpf):
             stack.callback(namespace.close)
         for namespace in (linux, bpf):
-            name = namespace.name.removeprefix("vm-")
-            cable((namespace, "under"), (wire, name))
+            cable((namespace, "under"), (wire, namespace.name))
             namespace.run("ethtool", "-K", "under", "tx", "off")
             namespace.sysctl(net__ipv6__auto_flowlabels=0)
             namespace.ip("addr", "add", f"{_SOURCE}/128", "dev", "lo", "nodad")
-            namespace.ip("neigh", "replace", _GATEWAY, "lladdr", _NOBODY, "dev", "under", "nud", "permanent")
+            namespace.ip("neigh", "replace", GATEWAY, "lladdr", NOBODY, "dev", "under", "nud", "permanent")
         pins = stack.enter_context(mounted_bpffs())
         datapath = BpfDatapath(object_path=OBJECT, pin_directory=pins / "ilanet")
-        stack.callback(lambda: _inside(bpf, datapath.unload))
+        stack.callback(lambda: inside(bpf, datapath.unload))
         yield Bench(wire=wire, linux=linux, bpf=bpf, datapath=datapath)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """Both senders."""
+    """The hosts, and the namespace that has the other end of each one's underlay device, called like the host's."""
 
     wire: Namespace
     linux: Namespace
@@ -124,45 +125,58 @@ class Bench:
 
     def _program_linux(self, group: list[Case]) -> None:
         lines = (
-            f"{route(case.sir, case.locator, case.domain.checksum_mode.value)} via {_GATEWAY} dev under"
+            f"{route(case.sir, case.locator, case.domain.checksum_mode.value)} via {GATEWAY} dev under"
             for case in group
         )
         self.linux.run("ip", "-6", "-batch", "-", stdin="\n".join(lines) + "\n")
 
     def _program_bpf(self, group: list[Case]) -> None:
         domain = group[0].domain
-        index = _inside(self.bpf, lambda: socket.if_nametoindex("under"))
-        settings = DatapathSettings(
-            domain=domain,
-            locator=Locator(int(group[0].locator) ^ 1 << 30),
-            host_path=HostPath.STACK,
-            gateway=ipaddress.IPv6Address(_GATEWAY),
-            underlay_index=index,
-            closed_ports=(),
-            reject_mark=1,
-        )
-        _inside(self.bpf, lambda: self.datapath.load(settings))
-        _inside(self.bpf, lambda: self.datapath.attach_underlay(index, edge=False))
+        self.load(domain, Locator(int(group[0].locator) ^ 1 << 30))
         self.datapath.write_mappings(
             [int(case.identifier) for case in group],
             [pack_mapping(domain.ila_address(case.identifier, case.locator).packed, 1, 1) for case in group],
         )
-        self.bpf.ip("route", "replace", str(domain.sir_prefix), "via", _GATEWAY, "dev", "under")
+        self.bpf.ip("route", "replace", str(domain.sir_prefix), "via", GATEWAY, "dev", "under")
+
+    def load(self, domain: Domain, locator: Locator) -> None:
+        """Attach our programs, as a host has them whose own locator this is."""
+        index = inside(self.bpf, lambda: socket.if_nametoindex("under"))
+        settings = DatapathSettings(
+            domain=domain,
+            locator=locator,
+            host_path=HostPath.STACK,
+            gateway=ipaddress.IPv6Address(GATEWAY),
+            underlay_index=index,
+            closed_ports=(),
+            reject_mark=1,
+        )
+        inside(self.bpf, lambda: self.datapath.load(settings))
+        inside(self.bpf, lambda: self.datapath.attach_underlay(index, edge=False))
 
     def _sent(self, namespace: Namespace, group: list[Case]) -> list[bytes]:
         """Send from a namespace, and return the packets as the wire saw them, in the group's order."""
-        capture = Capture.open(self.wire, namespace.name.removeprefix("vm-"))
-        found: dict[int, bytes] = {}
-        try:
-            with _inside(namespace, _bound) as sender:
+
+        def send() -> None:
+            with inside(namespace, _bound) as sender:
                 for number, case in enumerate(group):
                     sender.sendto(number.to_bytes(4, "big"), (case.sir, _PORT))
-            while len(found) < len(group):
-                seen = capture.first(lambda seen: not seen.outgoing and seen.protocol == _UDP, PATIENCE)
-                found[int.from_bytes(seen.raw[48:52], "big")] = seen.raw
-        finally:
-            capture.close()
-        return [found[number] for number in range(len(group))]
+
+        return seen_by((self.wire, namespace.name), send, len(group))
+
+
+def seen_by(device: tuple[Namespace, str], send: Callable[[], None], count: int) -> list[bytes]:
+    """Send `count` datagrams, and return them as a device received them, by the numbers that they carry."""
+    capture = Capture.open(*device)
+    found: dict[int, bytes] = {}
+    try:
+        send()
+        while len(found) < count:
+            seen = capture.first(lambda seen: not seen.outgoing and seen.protocol == _UDP, PATIENCE)
+            found[int.from_bytes(seen.raw[48:52], "big")] = seen.raw
+    finally:
+        capture.close()
+    return [found[number] for number in range(count)]
 
 
 def _bound() -> socket.socket:
@@ -171,6 +185,7 @@ def _bound() -> socket.socket:
     return made
 
 
-def _inside(namespace: Namespace, work: Callable[[], T]) -> T:
+def inside(namespace: Namespace, work: Callable[[], T]) -> T:
+    """Return what the work returns, done in a namespace."""
     with namespace.path.open("rb") as file:
         return in_namespace(file.fileno(), work)
