@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When the runtime calls the CNI executable: tells begin and end of each call, so that a test can strike in between."""
+"""When the runtime calls the CNI executable and when the agent comes to a record, so that a test can strike then."""
 
 from __future__ import annotations
 
@@ -9,24 +9,28 @@ import os
 import select
 import struct
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
 _OPEN = 0x20
 _CLOSE = 0x10  # IN_CLOSE_NOWRITE: the last process that ran the file has ended
+_CHANGE = 0x100 | 0x200 | 0x80  # IN_CREATE, IN_DELETE, IN_MOVED_TO
 _EVENT = struct.Struct("iIII")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Calls:
-    """Watches one executable (inotify(7)): starting it opens the file, its end closes it."""
+    """Watches one executable, whose start opens the file and whose end closes it, and a folder (inotify(7))."""
 
-    def __init__(self, executable: Path) -> None:
+    def __init__(self, executable: Path, folder: Path) -> None:
         self._descriptor = _libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
-        if _libc.inotify_add_watch(self._descriptor, os.fsencode(executable), _OPEN | _CLOSE) < 0:
-            raise OSError(ctypes.get_errno(), f"{executable} cannot be watched")
+        for path, mask in ((executable, _OPEN | _CLOSE), (folder, _CHANGE)):
+            if _libc.inotify_add_watch(self._descriptor, os.fsencode(path), mask) < 0:
+                raise OSError(ctypes.get_errno(), f"{path} cannot be watched")
         self._events: list[int] = []
+        self._running = False
 
     def __enter__(self) -> Self:
         return self
@@ -36,9 +40,7 @@ class Calls:
 
     def forget(self) -> None:
         """Pass over all calls until now."""
-        with contextlib.suppress(BlockingIOError):
-            while os.read(self._descriptor, 4096):
-                pass
+        self._read()
         self._events.clear()
 
     def begin(self, patience: float = 60) -> float:
@@ -49,6 +51,15 @@ class Calls:
         """Wait for the end of a call and return when that was."""
         return self._next(_CLOSE, patience)
 
+    def change(self, patience: float = 60) -> float:
+        """Wait until something in the folder has changed, or the call has ended, and return when that was."""
+        return self._next(_CHANGE | _CLOSE, patience)
+
+    def pending(self) -> bool:
+        """Tell whether a call has begun and not ended until now."""
+        self._read()
+        return self._running
+
     def _next(self, mask: int, patience: float) -> float:
         deadline = time.monotonic() + patience
         while True:
@@ -58,5 +69,21 @@ class Calls:
             ready, _, _ = select.select([self._descriptor], [], [], deadline - time.monotonic())
             if not ready:
                 raise TimeoutError("the runtime has not called the executable")
-            raw = os.read(self._descriptor, 4096)
-            self._events += [mask for _, mask, _, _ in _EVENT.iter_unpack(raw)]
+            self._read()
+
+    def _read(self) -> None:
+        """Take in what has happened until now."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                for event in masks(os.read(self._descriptor, 4096)):
+                    self._events.append(event)
+                    if event & (_OPEN | _CLOSE):
+                        self._running = bool(event & _OPEN)
+
+
+def masks(raw: bytes) -> Iterator[int]:
+    """Yield the mask of every event; the name of a file in the folder follows its event."""
+    while raw:
+        _, mask, _, length = _EVENT.unpack_from(raw)
+        yield mask
+        raw = raw[_EVENT.size + length :]
