@@ -17,9 +17,19 @@ from lab.runtime import Pod
 from tests.netns.conftest import Net, built, connect, greet, listen
 
 RATE = 800_000
+"""Bits a second."""
+
 BURST = 80_000
-SIZE = 200_000
-"""Bytes of a transfer: two seconds at RATE bits a second, of which the burst takes off a tenth."""
+"""Bits that pass at once before."""
+
+SIZE = 400_000
+"""Bytes of a transfer: four seconds at RATE."""
+
+NEAR = 0.85 * RATE
+"""What a transfer reaches, with room for a busy machine: 755 kbit/s, since the headers are limited too."""
+
+ROUNDS = 4
+"""Transfers at most until one has not been slowed by a busy machine."""
 
 
 @pytest.fixture(scope="module", params=["stack", "bpf"])
@@ -86,6 +96,20 @@ def seconds_to_send(source: Namespace, target: Namespace, address: str) -> float
     return took
 
 
+def rate(source: Namespace, target: Namespace, address: str) -> float:
+    """Return the bits a second of a transfer without its burst: the best of some rounds, until one is near RATE.
+
+    A busy machine makes it less, and nothing makes it more.
+    """
+    best = 0.0
+    for _ in range(ROUNDS):
+        best = max(best, (SIZE * 8 - BURST) / seconds_to_send(source, target, address))
+        if best > NEAR:
+            break
+    print(f"{best / 1000:.0f} kbit/s")
+    return best
+
+
 def test_the_agent_lists_what_works_here(chain: Chain) -> None:
     """All three, on a kernel with tcx."""
     assert chain.types == ["ilanet", "portmap", "bandwidth", "tuning"]
@@ -104,13 +128,11 @@ def test_a_limit_is_what_it_says_both_ways(net: Net, chain: Chain, pod: Pod) -> 
     """800 kbit/s in and out, to another host and to a pod next door; a pod without a limit is not slowed."""
     limits = {"ingressRate": RATE, "ingressBurst": BURST, "egressRate": RATE, "egressBurst": BURST}
     chain.add(pod, bandwidth=limits)
-    least = (SIZE * 8 - BURST) / RATE
     for other in (net.pod("b1"), net.pod("a1")):
         for source, target in ((pod, other), (other, pod)):
-            took = seconds_to_send(source.namespace, target.namespace, target.address)
-            assert least <= took < 2 * least
+            assert NEAR < rate(source.namespace, target.namespace, target.address) < RATE
     free = net.pod("a2")
-    assert seconds_to_send(free.namespace, net.pod("b1").namespace, net.pod("b1").address) < least / 2
+    assert seconds_to_send(free.namespace, net.pod("b1").namespace, net.pod("b1").address) < SIZE * 8 / RATE / 2
     qdiscs = run(*net.hosts[0].namespace.prefix, "tc", "qdisc", "show", "dev", pod.result["interfaces"][0]["name"])
     assert "tbf" in qdiscs
 
@@ -124,7 +146,7 @@ def test_a_limit_outlives_the_agent(net: Net, chain: Chain, pod: Pod) -> None:
     net.cluster.wait_ready()
     pod.check()
     other = net.pod("b1")
-    assert seconds_to_send(pod.namespace, other.namespace, other.address) >= (SIZE * 8 - BURST) / RATE
+    assert NEAR < rate(pod.namespace, other.namespace, other.address) < RATE
 
 
 def test_tuning_comes_after_us(chain: Chain, pod: Pod) -> None:

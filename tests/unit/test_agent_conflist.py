@@ -75,7 +75,8 @@ async def test_it_is_what_old_and_new_runtimes_read(node: Node) -> None:
     await node.conflist().step()
     tree = json.loads(node.path.read_text())
     assert tree["cniVersion"] == "1.0.0"
-    assert set(tree["cniVersions"]) <= set(spec.VERSIONS)
+    assert tree["cniVersions"] == ["1.0.0", "1.1.0"]
+    assert ["0.4.0", *tree["cniVersions"]] == list(spec.VERSIONS)
     given = {"cniVersion": tree["cniVersion"], "name": tree["name"], **tree["plugins"][0]}
     assert spec.parse_config(json.dumps(given).encode(), spec.Command.ADD).name == "ilanet"
 
