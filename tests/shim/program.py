@@ -98,7 +98,7 @@ def build(target: Path, *flags: str) -> Path:
 
 
 class FakeNetwork:
-    """Attaches everything; holds ADD until it may go on."""
+    """Attaches everything; holds ADD and CHECK until they may go on."""
 
     def __init__(self) -> None:
         self.calls: list[object] = []
@@ -111,11 +111,7 @@ class FakeNetwork:
     async def add(self, request: AddRequest) -> Attachment:
         self.calls.append(request)
         self.netns.append(os.fstat(request.netns_fd).st_ino)
-        try:
-            await self.go_on.wait()
-        except asyncio.CancelledError:
-            self.done.append("undone")
-            raise
+        await self._go_on()
         self.done.append("added")
         failure, self.fail_next = self.fail_next, None
         if failure is not None:
@@ -127,6 +123,7 @@ class FakeNetwork:
 
     async def check(self, request: CheckRequest) -> Attachment:
         self.calls.append(request)
+        await self._go_on()
         return ATTACHMENT
 
     async def gc(self, request: GcRequest) -> None:
@@ -134,6 +131,13 @@ class FakeNetwork:
 
     async def status(self) -> None:
         self.calls.append("status")
+
+    async def _go_on(self) -> None:
+        try:
+            await self.go_on.wait()
+        except asyncio.CancelledError:
+            self.done.append("undone")
+            raise
 
 
 @asynccontextmanager

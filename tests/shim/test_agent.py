@@ -122,15 +122,18 @@ async def test_a_runtime_that_goes_away_cancels_nothing(shim: Shim, network: Fak
     assert network.done == ["added"]
 
 
+@pytest.mark.parametrize("command", ["ADD", "CHECK"])
 async def test_a_command_that_takes_too_long_undoes_itself(
-    builds: dict[str, Path], tmp_path: Path, network: FakeNetwork, pod: Namespace
+    builds: dict[str, Path], tmp_path: Path, network: FakeNetwork, pod: Namespace, command: str
 ) -> None:
     """The agent's own deadline comes first: the runtime reads that nothing was done."""
     shim = Shim(builds["plain"], tmp_path / "cni.sock")
-    async with served(network, shim.socket, command_seconds={"ADD": 0.1}):
+    stdin = json.dumps({**json.loads(CONFIG), "prevResult": {}}).encode()
+    async with served(network, shim.socket, command_seconds={command: 0.1}):
         network.go_on.clear()
-        answer = await shim.ask("ADD", CNI_NETNS=str(pod.path))
+        answer = await shim.ask(command, stdin, CNI_NETNS=str(pod.path))
         assert (answer.exit_code, answer.tree["code"]) == (1, Code.TRY_AGAIN_LATER)
+        assert f"{command} took longer than 0.1 s" in answer.tree["msg"]
         assert network.done == ["undone"]
 
 

@@ -23,6 +23,16 @@ def test_status_is_bounded_in_the_shipped_executable(tmp_path: Path) -> None:
     assert 0.9 <= answer.seconds < 1.5  # the machine's own part is in it
 
 
+def test_check_is_bounded_in_the_shipped_executable(tmp_path: Path) -> None:
+    """R22: a runtime that checks after each ADD, as CRI-O does, goes on after ten seconds while the agent hangs."""
+    shim = Shim(ROOT / "build/ilanet", tmp_path / "s")
+    with closing(listen(shim.socket)):
+        answer = shim.call("CHECK")
+    assert (answer.exit_code, answer.tree["code"]) == (1, Code.TRY_AGAIN_LATER)
+    assert "timed out" in answer.tree["details"]
+    assert 10 <= answer.seconds < 12  # the machine's own part is in it
+
+
 def test_deadlines_are_beyond_the_agent_s_and_below_the_kubelet_s() -> None:
     """An ADD undoes itself before the executable gives up; the kubelet waits 4 minutes for a start, 2 for a stop."""
     table = re.findall(r'\{"([A-Z]*)", ([0-9]+)\}', (ROOT / "cni/shim/main.c").read_text())
