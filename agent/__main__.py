@@ -264,6 +264,7 @@ class Agent:
         conflist = Conflist(
             path=config.cni_config,
             chain=config.cni_chain,
+            sysctls=dict(config.cni_sysctls),
             plugins=config.cni_plugins,
             executable=config.cni_executable,
             datapath=self._datapath,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from agent.core.datapath import HostPath
 from ila import log, settings
 from ila.address import Locator
 from ila.settings import Enrolment, Peer, setting
+
+_SYSCTL = re.compile(r"net(\.[A-Za-z0-9_-]+)+")
 
 
 def _next_hop(value: object) -> str:
@@ -26,6 +29,18 @@ def _chain(value: object) -> tuple[str, ...]:
         if name not in CHAINABLE or names.count(name) > 1:
             raise ValueError(f"must name each of {', '.join(CHAINABLE)} at most once")
     return names
+
+
+def _sysctls(value: object) -> tuple[tuple[str, str], ...]:
+    found: dict[str, str] = {}
+    for item in settings.texts(value):
+        name, _, text = (part.strip() for part in item.partition("="))
+        if not _SYSCTL.fullmatch(name) or not text.isprintable() or not text:
+            raise ValueError(f"{item!r} is not 'net.NAME=VALUE': pods have sysctls of the network only")
+        if name in found:
+            raise ValueError(f"{name!r} is there twice")
+        found[name] = text
+    return tuple(found.items())
 
 
 def _host_path(value: object) -> HostPath:
@@ -118,6 +133,12 @@ class AgentConfig:
     One that is not among `cni_plugins`, or cannot work on this kernel, is left out, and the status says why.
     """
 
+    cni_sysctls: tuple[tuple[str, str], ...] = setting(_sysctls, ())
+    """What 'tuning' sets in every pod that starts: 'net.core.somaxconn=4096'; IFNAME is the pod's interface.
+
+    A name that the kernel does not know, or a value that it does not take, fails the start of every pod.
+    """
+
     http: str = setting(settings.endpoint, "[::]:9475")
     """Where metrics, /healthz and /readyz are served."""
 
@@ -132,3 +153,8 @@ class AgentConfig:
 
     epoch_grace: float = setting(settings.seconds, 60.0)
     """Seconds that mappings of an older epoch outlive a newer one: time for all nodes to fill etcd in again."""
+
+    def __post_init__(self) -> None:
+        """Refuse sysctls that nobody would set."""
+        if self.cni_sysctls and "tuning" not in self.cni_chain:
+            raise ValueError("cni_sysctls needs 'tuning' in cni_chain")

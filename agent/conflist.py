@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 
@@ -33,15 +33,17 @@ class Conflist:
         *,
         path: Path,
         chain: Sequence[str],
+        sysctls: Mapping[str, str],
         plugins: Path,
         executable: Path | None,
         datapath: Datapath,
         status: Status,
         pool: Executor,
     ) -> None:
-        """Take the plugins to follow ours, the folder where the runtime looks for them, and what to put there."""
+        """Take the plugins to follow ours, what tuning sets, the plugins' folder, and what to put there."""
         self._path = path
         self._chain = tuple(chain)
+        self._sysctls = dict(sysctls)
         self._plugins = plugins
         self._executable = executable
         self._datapath = datapath
@@ -57,7 +59,8 @@ class Conflist:
         if self._executable is not None:
             _put(self._plugins / NAME, self._executable.read_bytes(), mode=0o755)
         self._look_for_others()
-        _put(self._path, render([name for name in self._chain if self._works(name)]), mode=0o644)
+        chain = [name for name in self._chain if self._works(name)]
+        _put(self._path, render(chain, self._sysctls), mode=0o644)
 
     def _look_for_others(self) -> None:
         """Say whether the runtime uses another network than ours: of all files it takes the first by its name.

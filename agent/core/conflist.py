@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 NETWORK = "ilanet"
@@ -25,21 +25,23 @@ CHAINABLE = tuple(_PLUGINS)
 """Plugins of the CNI project that may follow ours."""
 
 _CHECK_FAILS = {"portmap", "bandwidth"}
-"""CHECK of portmap asks for IPv4 rules, that of bandwidth crashes on a pod without a limit (plugins 1.1): a runtime
-that checks after each ADD, as CRI-O does, would start no pod."""
+"""CHECK of portmap asks for IPv4 rules, that of bandwidth crashes on a pod without a limit, that of tuning looks for an
+interface called IFNAME and compares numbers as texts (plugins 1.1): a runtime that checks after each ADD, as CRI-O
+does, would start no pod."""
 
 
-def render(chain: Sequence[str]) -> bytes:
-    """Return the configuration with these plugins after ours.
+def render(chain: Sequence[str], sysctls: Mapping[str, str]) -> bytes:
+    """Return the configuration with these plugins after ours; `sysctls` are for tuning.
 
     CHECK is left out where a plugin of the list would fail it for pods that are well.  A runtime whose library knows
     no `cniVersions` (containerd 1.6 and 1.7) takes 1.0.0, a newer one 1.1.0.
     """
+    tuned = {"tuning": {"sysctl": dict(sysctls)}} if sysctls else {}
     tree = {
         "cniVersion": "1.0.0",
         "cniVersions": ["1.0.0", "1.1.0"],
         "name": NETWORK,
-        "disableCheck": not _CHECK_FAILS.isdisjoint(chain),
-        "plugins": [_OURS, *(_PLUGINS[name] for name in chain)],
+        "disableCheck": not (_CHECK_FAILS | tuned.keys()).isdisjoint(chain),
+        "plugins": [_OURS, *(_PLUGINS[name] | tuned.get(name, {}) for name in chain)],
     }
     return json.dumps(tree, indent=2).encode() + b"\n"

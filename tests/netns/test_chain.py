@@ -35,7 +35,11 @@ ROUNDS = 4
 @pytest.fixture(scope="module", params=["stack", "bpf"])
 def net(request: pytest.FixtureRequest) -> Iterator[Net]:
     """Yield a cluster whose agents find Debian's plugins."""
-    chain = {"cni_plugins": str(DEBIAN_PLUGINS), "cni_chain": ["portmap", "bandwidth", "tuning"]}
+    chain = {
+        "cni_plugins": str(DEBIAN_PLUGINS),
+        "cni_chain": ["portmap", "bandwidth", "tuning"],
+        "cni_sysctls": ["net.ipv6.conf.IFNAME.hop_limit=33", "net.ipv4.tcp_rmem = 4096 100000 200000"],
+    }
     with built(Shape.ROUTED, request.param, **chain) as found:
         yield found
 
@@ -149,9 +153,15 @@ def test_a_limit_outlives_the_agent(net: Net, chain: Chain, pod: Pod) -> None:
     assert NEAR < rate(pod.namespace, other.namespace, other.address) < RATE
 
 
-def test_tuning_comes_after_us(chain: Chain, pod: Pod) -> None:
-    """The interface that we made is the one it tunes."""
-    chain._tree["plugins"][-1]["sysctl"] = {"net.ipv6.conf.eth0.hop_limit": "33"}
+def test_tuning_sets_what_the_agent_was_told(net: Net, chain: Chain, pod: Pod) -> None:
+    """In the pod, on the interface that we made; the host keeps its own."""
+    names = ("net.ipv6.conf.{}.hop_limit", "net.ipv4.tcp_rmem")
     chain.add(pod)
-    assert pod.namespace.run("sysctl", "-n", "net.ipv6.conf.eth0.hop_limit").strip() == "33"
+    set_, kept = (
+        [place.run("sysctl", "-n", name.format(device)).split() for name in names]
+        for place, device in ((pod.namespace, "eth0"), (net.hosts[0].namespace, "lo"))
+    )
+    assert set_ == [["33"], ["4096", "100000", "200000"]]
+    assert not set(map(tuple, set_)) & set(map(tuple, kept))
+    chain.check(pod)
     pod.check()

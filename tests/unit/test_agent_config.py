@@ -21,6 +21,9 @@ endpoints = ["[::1]:2379"]
 insecure = true
 """
 
+TUNED = 'node = "host1"\ncni_chain = ["tuning"]\ncni_sysctls = [{}]'
+"""Lines that set sysctls of pods."""
+
 
 def parsed(tmp_path: Path, text: str) -> AgentConfig:
     file = tmp_path / "agent.toml"
@@ -34,6 +37,16 @@ def test_a_short_file_is_enough(tmp_path: Path) -> None:
     assert config.host_path is HostPath.STACK
     assert config.next_hop == "auto"
     assert config.bpf_directory == Path("/sys/fs/bpf/ilanet")
+
+
+def test_sysctls_of_pods(tmp_path: Path) -> None:
+    """Written as in sysctl.conf, blanks about the first equals sign or not; a value may have blanks of its own."""
+    text = TUNED.format('"net.core.somaxconn = 4096", "net.ipv4.tcp_rmem=4096 1 2", "net.ipv6.conf.IFNAME.x=a=b"')
+    assert dict(parsed(tmp_path, GOOD.replace('node = "host1"', text)).cni_sysctls) == {
+        "net.core.somaxconn": "4096",
+        "net.ipv4.tcp_rmem": "4096 1 2",
+        "net.ipv6.conf.IFNAME.x": "a=b",
+    }
 
 
 @pytest.mark.parametrize(
@@ -56,6 +69,14 @@ def test_a_short_file_is_enough(tmp_path: Path) -> None:
         ('node = "host1"', 'node = "host1"\nresync = -1', "resync"),
         ('node = "host1"', 'node = "host1"\ncni_chain = ["portmap", "portmap"]', "at most once"),
         ('node = "host1"', 'node = "host1"\ncni_chain = ["bridge"]', "portmap, bandwidth, tuning"),
+        ('node = "host1"', 'node = "host1"\ncni_sysctls = ["net.core.somaxconn=1"]', "'tuning' in cni_chain"),
+        ('node = "host1"', TUNED.format('"kernel.pid_max=9"'), "'kernel.pid_max=9' is not 'net.NAME=VALUE'"),
+        ('node = "host1"', TUNED.format('"net./../kernel/pid_max=9"'), "'net./../kernel/pid_max=9' is not"),
+        ('node = "host1"', TUNED.format('"net.core.somaxconn"'), "'net.core.somaxconn' is not"),
+        ('node = "host1"', TUNED.format('"net.core.somaxconn="'), "'net.core.somaxconn=' is not"),
+        ('node = "host1"', TUNED.format('"net.core.somaxconn=1\\n2"'), "is not 'net.NAME=VALUE'"),
+        ('node = "host1"', TUNED.format('"net.a=1", "net.a = 2"'), "'net.a' is there twice"),
+        ('node = "host1"', TUNED.format("4096"), "key 'cni_sysctls': [4096]: must be a list of texts"),
         ('node = "host1"', 'node = "host1"\ncni_config = "net.d/x"', "absolute"),
         ('node = "host1"', 'node = "host1"\nunknown_key = 1', "'unknown_key' is unknown"),
         ('["[::1]:2379"]', '["[fd00::1]:2379"]', "loopback only"),

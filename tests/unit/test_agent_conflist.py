@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,10 +38,11 @@ class Node:
         self.status.registered(REGISTRATION)
         self.status.host_ready(mtu=1500)
 
-    def conflist(self, *chain: str) -> Conflist:
+    def conflist(self, *chain: str, sysctls: Mapping[str, str] | None = None) -> Conflist:
         return Conflist(
             path=self.path,
             chain=chain or ("portmap", "bandwidth"),
+            sysctls=sysctls or {},
             plugins=self.folder,
             executable=self.executable,
             datapath=self.datapath,
@@ -89,6 +90,18 @@ async def test_check_is_left_out_where_another_plugin_would_fail_it(
     node.serve()
     await node.conflist(*chain).step()
     assert json.loads(node.path.read_text())["disableCheck"] is left_out
+
+
+async def test_tuning_is_told_what_to_set(node: Node) -> None:
+    """And nobody else; its CHECK fails for pods that are well, so it is left out too."""
+    node.serve()
+    sysctls = {"net.core.somaxconn": "4096", "net.ipv6.conf.IFNAME.hop_limit": "33"}
+    await node.conflist("tuning", "portmap", sysctls=sysctls).step()
+    tree = json.loads(node.path.read_text())
+    assert tree["plugins"][1] == {"type": "tuning", "sysctl": sysctls}
+    assert ["sysctl" in plugin for plugin in tree["plugins"]] == [False, True, False]
+    await node.conflist("tuning", sysctls=sysctls).step()
+    assert json.loads(node.path.read_text())["disableCheck"] is True
 
 
 async def test_it_is_written_again_only_if_it_is_not_as_it_should_be(node: Node) -> None:
