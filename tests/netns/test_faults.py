@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -14,6 +15,12 @@ from lab.fabric import Shape
 from lab.namespace import CommandError
 from lab.runtime import CniError, Pod
 from tests.netns.conftest import Flow, Net, built, connect, greet, listen, ping
+
+OUTAGE = float(os.environ.get("OUTAGE", "1"))
+"""Seconds for which etcd is away while traffic flows and pods start; a minute on demand."""
+
+SPREAD = 10
+"""Pods that start, one after the other, in the course of the outage."""
 
 
 @pytest.fixture(scope="module", params=["routed-stack", "layer2-bpf"])
@@ -232,6 +239,41 @@ def test_an_agent_starts_and_serves_what_it_has_without_anybody(shaken: Net) -> 
     remove(shaken, alone)
     until_mapped(shaken, before)
     remove(shaken, add_soon(shaken, "possible"))
+
+
+@pytest.mark.timeout(120 + 2 * OUTAGE)
+def test_traffic_and_adds_go_on_while_etcd_is_away(shaken: Net) -> None:
+    """No packet between hosts is lost, and pods start from the reserve: they work here at once, and afterwards there.
+
+    Pods that were there before take new connections from other hosts all the time.
+    """
+    assert shaken.cluster.etcd is not None
+    before = mappings(shaken)
+    host = shaken.hosts[0]
+    while shaken.cluster.status(host)["reserve"] < SPREAD:
+        time.sleep(0.1)
+    a1, b1, c1 = map(shaken.pod, ("a1", "b1", "c1"))
+    flows = [Flow(a1, b1, seconds=OUTAGE + 8, port=9011), Flow(b1, a1, seconds=OUTAGE + 8, port=9012)]
+    time.sleep(0.3)
+    shaken.cluster.etcd.kill()
+    pods = []
+    try:
+        for number in range(SPREAD):
+            time.sleep(OUTAGE / SPREAD)
+            pods.append(shaken.cluster.pod(f"during{number}", host, wait=False))
+            ping(pods[-1].namespace, a1.address)
+            assert greet(c1.namespace, b1.namespace, b1.address, 7400 + number) == c1.address
+    finally:
+        shaken.cluster.etcd.start()
+    for flow in flows:
+        loss = flow.finish()
+        assert (loss.lost, loss.repeated) == (0, 0), loss
+    until_mapped(shaken, before + SPREAD)
+    for pod in pods:
+        shaken.cluster.wait_published(pod, host)
+        ping(c1.namespace, pod.address)
+        remove(shaken, pod)
+    until_mapped(shaken, before)
 
 
 def test_traffic_survives_the_loss_of_all_of_etcd(shaken: Net) -> None:
