@@ -7,6 +7,7 @@ Neither end takes IPv6: what a pod would send there by it has not been judged by
 from __future__ import annotations
 
 import ipaddress
+from contextlib import ExitStack
 from pathlib import Path
 
 from agent.core.ipv4 import Ipv4Link, host_name
@@ -25,13 +26,14 @@ def wire(host: Socket, link: Ipv4Link, netns_fd: int, root: Path) -> None:
     index = veth.new_pair(host, link, netns_fd)
     try:
         veth.set_sysctls(root, link.host_name, disable_ipv6=1)
-        in_namespace(netns_fd, lambda: _wire_pod(link, root))
-        way = PodRoute(address=link.address.ip, device=index, mac=link.pod_mac)
-        host.run(
-            rtnetlink.set_up(index, link.host_name),
-            rtnetlink.put_neighbour(Neighbour(address=way.address, device=index, mac=link.pod_mac)),
-            rtnetlink.put_route(pod_route(way, None)),
-        )
+        with in_namespace(netns_fd, lambda: _wire_pod(link, root)) as inside:
+            way = PodRoute(address=link.address.ip, device=index, mac=link.pod_mac)
+            host.run(
+                rtnetlink.set_up(index, link.host_name),
+                rtnetlink.put_neighbour(Neighbour(address=way.address, device=index, mac=link.pod_mac)),
+                rtnetlink.put_route(pod_route(way, None)),
+            )
+            veth.until_active(inside, link)
     except BaseException:
         veth.delete(host, index, link.host_name)
         raise
@@ -55,8 +57,9 @@ def unwire(host: Socket, pod: str) -> None:
         veth.delete_named(host, name)
 
 
-def _wire_pod(link: Ipv4Link, root: Path) -> None:
-    with Socket.open() as netlink:
+def _wire_pod(link: Ipv4Link, root: Path) -> Socket:
+    with ExitStack() as undo:
+        netlink = undo.enter_context(Socket.open())
         veth.set_sysctls(root, link.interface, disable_ipv6=1)
         index = veth.index_inside(netlink, link)
         netlink.run(
@@ -66,6 +69,9 @@ def _wire_pod(link: Ipv4Link, root: Path) -> None:
             rtnetlink.put_neighbour(Neighbour(address=link.gateway, device=index, mac=link.host_mac)),
             rtnetlink.put_route(Route(destination=_EVERYWHERE, device=index, gateway=link.gateway)),
         )
+        netlink.subscribe(rtnetlink.LINKS)
+        undo.pop_all()
+    return netlink
 
 
 def _check_pod(link: Ipv4Link) -> None:

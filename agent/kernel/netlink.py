@@ -22,6 +22,7 @@ REPLACE, EXCLUSIVE, CREATE = 0x100, 0x200, 0x400
 
 _ERROR, _DONE = 2, 3
 _MULTI, _DUMP_INTERRUPTED, _CAPPED, _ACK_TLVS = 0x2, 0x10, 0x100, 0x200
+_ADD_MEMBERSHIP = 1
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK, _STRICT = 270, 10, 11, 12
 _ERROR_TEXT = 1
 _NESTED, _TYPE_MASK = 0x8000, 0x3FFF
@@ -146,6 +147,7 @@ class Socket:
         for option in (_CAP_ACK, _EXT_ACK, _STRICT):
             raw.setsockopt(_SOL_NETLINK, option, 1)
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEOUT)
+        raw.bind((0, 0))  # one without an address hears of nothing
         return cls(raw)
 
     def __enter__(self) -> Self:
@@ -206,6 +208,16 @@ class Socket:
             if bodies is not None:
                 return bodies
         raise NetworkError(f"{request.what}: changed {_DUMP_TRIES} times while it was read")
+
+    def subscribe(self, group: int) -> None:
+        """Hear of the changes of a group from now on (rtnetlink(7)): changes() returns them."""
+        self._raw.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
+
+    def changes(self) -> Iterator[tuple[int, bytes]]:
+        """Yield type and body of each change, waiting for the next; NetworkError after 10 s without one."""
+        while True:
+            for kind, _, _, body in self._receive():
+                yield kind, body
 
     def _dump(self, request: Request) -> list[bytes] | None:
         sequence = self._sequence = self._sequence + 1

@@ -29,6 +29,9 @@ NEW_NEIGHBOUR, DELETE_NEIGHBOUR, GET_NEIGHBOUR = 28, 29, 30
 GET_NAMESPACE_ID = 90
 
 UP = 0x1
+LINKS = 1
+"""The group of changed links (RTNLGRP_LINK)."""
+
 RA_PROTOCOL = 9
 PERMANENT = 0x80
 TENTATIVE, DAD_FAILED = 0x40, 0x08
@@ -40,6 +43,7 @@ _ON_LINK = 0x4
 _MTU_METRIC = 2
 _NO_COUNTERS = number(29, 1 << 3)  # IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS: more than half of an answer
 _ADDRESS_GENERATION_NONE = 1
+_ACTIVE = b"\6"  # IFLA_OPERSTATE: IF_OPER_UP
 
 _LINK = struct.Struct("=BxHiII")
 _ADDRESS = struct.Struct("=BBBBI")
@@ -62,6 +66,9 @@ class Link:
     kind: str
     alias: str
     group: int
+    active: bool
+    """Whether it sends what it is given: the kernel comes to that some time after both ends are up."""
+
     peer_namespace: int | None
     """Id, in the asking namespace, of the namespace that the other end is in; None: the same, or no other end."""
 
@@ -153,6 +160,7 @@ def parse_link(body: bytes) -> Link:
         kind=_text(details.get(1)),
         alias=_text(found.get(20)),
         group=_number(found.get(27)),
+        active=found.get(16) == _ACTIVE,
         peer_namespace=_number(found[37]) if 37 in found else None,
     )
 

@@ -156,6 +156,20 @@ def check_host(host: Socket, present: Link, pair: Pair, netns_fd: int) -> None:
     _check_link(present, "of the host", mac=pair.host_mac, mtu=pair.mtu)
 
 
+def until_active(netlink: Socket, pair: Pair) -> None:
+    """Wait until the pod's end sends: a socket there that has heard of links since before the host's end was set up.
+
+    The end that is up first has no carrier then; when it gets one, a kernel thread gives it its queue, and until then
+    what the pod sends is dropped without a word (net/core/link_watch.c, linkwatch_do_dev): TCP tries again a second
+    later.
+    """
+    for kind, body in netlink.changes():
+        if kind == rtnetlink.NEW_LINK:
+            link = rtnetlink.parse_link(body)
+            if link.name == pair.interface and link.active:
+                return
+
+
 def check_inside(netlink: Socket, pair: Pair) -> int:
     """Return the index of the pod's end, in the pod's namespace; NotWired if it is not as it was made."""
     link = find_link(netlink, pair.interface)

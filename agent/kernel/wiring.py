@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from agent.core.network import (
@@ -82,13 +83,14 @@ def _wire(host: Socket, pod: PodLink, netns_fd: int, root: Path) -> WiredPod:
     index = veth.new_pair(host, pod, netns_fd)
     try:
         veth.set_sysctls(root, pod.host_name, accept_ra=0, accept_redirects=0)
-        in_namespace(netns_fd, lambda: _wire_pod(pod, root))
-        way = PodRoute(address=pod.address, device=index, mac=pod.pod_mac)
-        host.run(
-            rtnetlink.set_up(index, pod.host_name),
-            rtnetlink.put_neighbour(Neighbour(address=pod.address, device=index, mac=pod.pod_mac)),
-            rtnetlink.put_route(pod_route(way, pod.source)),
-        )
+        with in_namespace(netns_fd, lambda: _wire_pod(pod, root)) as inside:
+            way = PodRoute(address=pod.address, device=index, mac=pod.pod_mac)
+            host.run(
+                rtnetlink.set_up(index, pod.host_name),
+                rtnetlink.put_neighbour(Neighbour(address=pod.address, device=index, mac=pod.pod_mac)),
+                rtnetlink.put_route(pod_route(way, pod.source)),
+            )
+            veth.until_active(inside, pod)
         if pod.ipv4 is not None:
             ipv4.wire(host, pod.ipv4, netns_fd, root)
     except BaseException:
@@ -97,9 +99,10 @@ def _wire(host: Socket, pod: PodLink, netns_fd: int, root: Path) -> WiredPod:
     return WiredPod(host_index=index, host_mac=pod.host_mac, pod_mac=pod.pod_mac, mtu=pod.mtu)
 
 
-def _wire_pod(pod: PodLink, root: Path) -> None:
-    """Do the pod's side, inside its namespace."""
-    with Socket.open() as netlink:
+def _wire_pod(pod: PodLink, root: Path) -> Socket:
+    """Do the pod's side, inside its namespace; return a socket there that hears of its links."""
+    with ExitStack() as undo:
+        netlink = undo.enter_context(Socket.open())
         veth.set_sysctls(root, pod.interface, disable_ipv6=0, accept_ra=0, accept_redirects=0, accept_dad=0)
         index = veth.index_inside(netlink, pod)
         netlink.run(
@@ -110,6 +113,9 @@ def _wire_pod(pod: PodLink, root: Path) -> None:
             rtnetlink.put_neighbour(Neighbour(address=GATEWAY, device=index, mac=pod.host_mac)),
             rtnetlink.put_route(Route(destination=_EVERYWHERE, device=index, gateway=GATEWAY)),
         )
+        netlink.subscribe(rtnetlink.LINKS)
+        undo.pop_all()
+    return netlink
 
 
 def _check_host(host: Socket, present: Link, pod: PodLink, netns_fd: int) -> None:

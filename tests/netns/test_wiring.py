@@ -11,6 +11,7 @@ from typing import TypeVar
 import pytest
 
 from agent.core.network import InterfaceExists, NetworkError, NotWired, PodLink
+from agent.kernel import rtnetlink, veth
 from agent.kernel.namespace import in_namespace
 from agent.kernel.netlink import Socket
 from agent.kernel.wiring import KernelWiring
@@ -82,6 +83,25 @@ def test_a_wired_pod_has_address_route_and_neighbours_at_once(host: Host) -> Non
     assert (wired.host_mac, wired.pod_mac, wired.mtu) == (pod.host_mac, pod.pod_mac, 1400)
     for where, name in ((host.namespace, pod.host_name), (namespace, "eth0")):
         assert where.run("cat", f"/proc/sys/net/ipv6/conf/{name}/accept_ra").strip() == "0"
+
+
+def test_a_pod_s_end_is_waited_for(host: Host) -> None:
+    """What a pod sends is dropped until the kernel has seen that the host's end is up too; test_fault_run counts it."""
+    namespace, descriptor = host.pod()
+    pod = link()
+    host.namespace.ip("link", "add", pod.host_name, "type", "veth", "peer", "name", "eth0", "netns", namespace.name)
+    namespace.ip("link", "set", "eth0", "up")
+    with in_namespace(descriptor, Socket.open) as inside, ThreadPoolExecutor(1) as pool:
+        inside.subscribe(rtnetlink.LINKS)
+        waiting = pool.submit(veth.until_active, inside, pod)
+        namespace.ip("link", "set", "eth0", "alias", "still without a carrier")
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=0.3)
+        host.namespace.ip("link", "set", pod.host_name, "up")
+        waiting.result(timeout=5)
+        shown = veth.find_link(inside, "eth0")
+        assert shown is not None
+        assert shown.active
 
 
 def test_host_and_pods_reach_each_other(host: Host) -> None:
