@@ -15,7 +15,7 @@ from agent.core.datapath import DatapathError
 from agent.kernel.bpf_map import Map
 from lab.cluster import Cluster
 from lab.fabric import Host
-from lab.faults.traffic import ask
+from lab.faults.traffic import Tcp, ask, patient, tcp
 from lab.namespace import CommandError, Namespace
 from lab.runtime import CniError, Pod
 
@@ -38,6 +38,11 @@ class Tally:
     pods: int = 0
     retries: int = 0
     resets: int = 0
+    """That a pod has seen and ended by."""
+
+    tcp: Tcp = Tcp()
+    """Of the pods that ended well."""
+
     failures: list[str] = field(default_factory=list)
 
 
@@ -61,6 +66,9 @@ class Churn:
         self._number = 0
         self._tally = Tally()
         self._lock = threading.Lock()
+        self._talk = threading.Lock()
+        """Held while a connection is open: the power may go at any other moment, or its other end would send again."""
+
         self._go = threading.Event()
         self._idle = threading.Event()
         self._end = threading.Event()
@@ -85,8 +93,9 @@ class Churn:
                 self._tally.failures.append(f"the last pod of {self._host.name} does not end")
 
     def lose_power(self) -> None:
-        """Leave everything as it is from now on: whatever fails is nobody's fault."""
-        self._off.set()
+        """Leave everything as it is from now on, but for a connection: whatever fails is nobody's fault."""
+        with self._talk:
+            self._off.set()
         self._go.clear()
 
     def left(self) -> Pod | None:
@@ -126,13 +135,15 @@ class Churn:
         pod = self._make(f"churn{self._host.number}-{self._number}")
         try:
             self._again(pod.add, pod)
-            ask(pod.namespace, self._near())
+            self._ask(pod, self._near)
             self._until_mapped(pod)
-            ask(pod.namespace, self._far[1]())
+            self._ask(pod, self._far[1])
             self._again(pod.delete)
+            counters = tcp(pod.namespace)
             pod.namespace.close()
             with self._lock:
                 self._tally.pods += 1
+                self._tally.tcp += counters
         except Abandoned:
             self._left = pod
         except (CniError, CommandError, DatapathError, OSError) as error:
@@ -146,9 +157,15 @@ class Churn:
                 pod.delete()
             pod.namespace.close()
 
+    def _ask(self, pod: Pod, address: Address) -> None:
+        with self._talk:
+            if self._off.is_set():
+                raise Abandoned
+            ask(pod.namespace, address())
+
     def _make(self, name: str) -> Pod:
         cluster = self._cluster
-        return Pod(
+        pod = Pod(
             namespace=Namespace.create(f"{cluster.name}-{name}"),
             name=name,
             uid=f"uid-{name}",
@@ -156,6 +173,8 @@ class Churn:
             socket=cluster.socket(self._host),
             queue=cluster.queue(self._host),
         )
+        patient(pod.namespace)
+        return pod
 
     def _again(self, call: Callable[[], None], failed: Pod | None = None) -> None:
         """Call until it succeeds; what has failed for another reason than 'later' is deleted before the next try."""

@@ -18,7 +18,7 @@ from lab.faults.catalogue import KINDS
 from lab.faults.kind import Kind
 from lab.faults.removal import uninstalled
 from lab.faults.stage import PATIENCE, Measures, Stage
-from lab.faults.traffic import BLOCK, Count, TrafficError
+from lab.faults.traffic import BLOCK, Count, Tcp, TrafficError
 from lab.namespace import CommandError
 from lab.process import ProcessError
 from lab.runtime import CniError
@@ -57,7 +57,7 @@ class Outcome:
 
     resets: int
     retransmitted: int
-    """TCP segments sent again, without those that the peer says it had."""
+    """TCP segments that any pod sent again, without those that the peer says it had."""
 
     drops: dict[str, int]
     """Packets by host, hook and verdict, that nothing explains."""
@@ -197,7 +197,8 @@ def _outcome(
     }
     if untranslated := after.untranslated - before.untranslated:
         drops["untranslated on the wire"] = untranslated
-    again = after.tcp.retransmitted - before.tcp.retransmitted - (after.tcp.spurious - before.tcp.spurious)
+    stayed = [count - before.tcp.get(container, Tcp()) for container, count in after.tcp.items()]
+    tcp = sum([*stayed, *(tally.tcp for tally in tallies)], Tcp())
     return Outcome(
         kind=kind,
         seconds=seconds,
@@ -206,8 +207,8 @@ def _outcome(
         sent=sum(count.sent for count in counts),
         lost=sum(count.sent - count.received for count in counts),
         rate=min(count.sent / count.seconds for count in counts),
-        resets=after.tcp.resets - before.tcp.resets + sum(tally.resets for tally in tallies),
-        retransmitted=max(0, again),
+        resets=tcp.resets + sum(tally.resets for tally in tallies),
+        retransmitted=max(0, tcp.retransmitted - tcp.spurious),
         drops=drops,
         backlog=after.backlog - before.backlog,
         leaks=left,

@@ -43,8 +43,8 @@ class Measures:
     untranslated: int
     """Packets to SIR addresses that the fabric has seen."""
 
-    tcp: Tcp
-    """Of the pods at the ends of the stream, together."""
+    tcp: Mapping[str, Tcp]
+    """Of every pod that stays, by its container."""
 
     backlog: int
     """Packets that the machine's own backlog had no room for, in any namespace."""
@@ -95,7 +95,7 @@ class Stage:
             self.add(f"echo{number}", host)
             self._servers[f"echo{number}"] = serve(self.pods[f"echo{number}"])
         for number in (1, 2):
-            patient(self.add(f"flow{number}", self.hosts[number - 1]).namespace)
+            self.add(f"flow{number}", self.hosts[number - 1])
         self.stream = Stream(*self.ends)
         for number, (host, far) in enumerate(zip(self.hosts, (2, 1, 1), strict=True), 1):
             self.churns[host.name] = Churn(
@@ -147,6 +147,7 @@ class Stage:
     def add(self, name: str, host: Host, *, container: str = "") -> Pod:
         """Add a pod that stays; one of that name before is forgotten."""
         self.pods[name] = self.make(name, host, container=container)
+        patient(self.pods[name].namespace)
         return self.pods[name]
 
     def make(self, name: str, host: Host, *, container: str = "") -> Pod:
@@ -186,12 +187,11 @@ class Stage:
 
     def measure(self) -> Measures:
         """Read every counter."""
-        one, other = (tcp(pod.namespace) for pod in self.ends)
         backlog = [line.split()[1] for line in Path("/proc/net/softnet_stat").read_text().splitlines()]
         return Measures(
             drops={(host.name, *place): count for host in self.hosts for place, count in self._drops(host).items()},
             untranslated=self.cluster.fabric.untranslated(),
-            tcp=Tcp(one.retransmitted + other.retransmitted, one.spurious + other.spurious, one.resets + other.resets),
+            tcp={pod.container_id: tcp(pod.namespace) for pod in self.pods.values() if pod.namespace.path.exists()},
             backlog=sum(int(number, 16) for number in backlog),
         )
 

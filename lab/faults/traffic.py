@@ -52,14 +52,20 @@ class Count:
 class Tcp:
     """Counters of a namespace's TCP."""
 
-    retransmitted: int
+    retransmitted: int = 0
     """Segments."""
 
-    spurious: int
+    spurious: int = 0
     """Segments that the peer says it had twice (D-SACK): sent again, yet not lost."""
 
-    resets: int
+    resets: int = 0
     """Connections reset, by either side."""
+
+    def __add__(self, other: Tcp) -> Tcp:
+        return Tcp(self.retransmitted + other.retransmitted, self.spurious + other.spurious, self.resets + other.resets)
+
+    def __sub__(self, other: Tcp) -> Tcp:
+        return Tcp(self.retransmitted - other.retransmitted, self.spurious - other.spurious, self.resets - other.resets)
 
 
 def inside(namespace: Namespace, make: Callable[[], T]) -> T:
@@ -103,7 +109,7 @@ class Datagrams:
 
     def __init__(self, source: Pod, target: Pod, *, port: int, rate: int) -> None:
         self._counter = target.namespace.start(TRAFFIC, "count", target.address, str(port), stdout=subprocess.PIPE)
-        _until_bound(target.namespace, port)
+        _until_bound(target.namespace, port, "udp6")
         words = ("datagrams", target.address, str(port), str(rate), str(LONGEST))
         self._started = time.monotonic()
         self._sender = source.namespace.start(TRAFFIC, *words, stdout=subprocess.PIPE)
@@ -133,29 +139,26 @@ def _ended(process: subprocess.Popen[bytes]) -> int:
     return int(printed[0])
 
 
-def _until_bound(namespace: Namespace, port: int) -> None:
-    """Wait until somebody receives on a UDP port."""
+def _until_bound(namespace: Namespace, port: int, table: str) -> None:
+    """Wait until somebody receives on a port: `table` is udp6 or tcp6."""
     deadline = time.monotonic() + 30
-    while f":{port:04X} " not in inside(namespace, lambda: Path("/proc/thread-self/net/udp6").read_text()):
+    while f":{port:04X} " not in inside(namespace, lambda: Path("/proc/thread-self/net", table).read_text()):
         if time.monotonic() > deadline:
             raise TrafficError(f"nobody receives on port {port} of {namespace.name}")
         time.sleep(0.01)
 
 
 def serve(pod: Pod) -> subprocess.Popen[bytes]:
-    """Start a server for ask() in a pod, and return it once it answers."""
+    """Start a server for ask() in a pod, and return it once it answers; no connection has been refused before."""
     process = pod.namespace.start(TRAFFIC, "serve", pod.address, str(ECHO_PORT))
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            ask(pod.namespace, pod.address)
-            return process
-        except OSError:
-            if time.monotonic() > deadline:
-                process.kill()
-                process.wait()
-                raise
-            time.sleep(0.02)
+    try:
+        _until_bound(pod.namespace, ECHO_PORT, "tcp6")
+        ask(pod.namespace, pod.address)
+    except (OSError, TrafficError):
+        process.kill()
+        process.wait()
+        raise
+    return process
 
 
 def ask(namespace: Namespace, address: str, patience: float = 30) -> None:

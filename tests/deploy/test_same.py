@@ -67,6 +67,7 @@ def test_settings_are_read(name: str, renderers: Renderers, tmp_path: Path) -> N
 def test_further_settings(renderers: Renderers, tmp_path: Path) -> None:
     """Further keys of the chart's values arrive as what they are."""
     more = {"reserve": 12, "next_hop": "gateway", "resync": 1.5, "edge": ["eth1"], "reject_mark": 0x0200_0000}
+    more |= {"cni_chain": ["tuning"], "cni_sysctls": ["net.core.somaxconn=4096"]}
     trees = renderers.helm({"agent": {"settings": more}, "networkPoliciesEnforced": True})
     [texts] = [tree["data"] for tree in trees if tree["kind"] == "ConfigMap"]
     assert more.items() <= tomllib.loads(texts["agent.toml"]).items()
@@ -74,6 +75,7 @@ def test_further_settings(renderers: Renderers, tmp_path: Path) -> None:
     (tmp_path / "agent.toml").write_text(texts["agent.toml"])
     config = settings.read(AgentConfig, tmp_path / "agent.toml", ENVIRONMENT)
     assert (config.reserve, config.next_hop, config.edge) == (12, "gateway", ("eth1",))
+    assert config.cni_sysctls == (("net.core.somaxconn", "4096"),)
 
 
 def test_versions(renderers: Renderers) -> None:
