@@ -9,6 +9,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from types import FrameType
 
 from lab.cluster import STATE, Cluster
 from lab.demo import DemoError, Story, tell
@@ -16,6 +18,9 @@ from lab.namespace import NETNS, CommandError, Namespace
 from lab.process import ProcessError
 from lab.progress import progress
 from lab.runtime import CniError
+
+_ERRORS = (CommandError, CniError, ProcessError, DemoError, OSError)
+_INTERRUPTED = 130
 
 
 def _say(text: str) -> None:
@@ -25,41 +30,71 @@ def _say(text: str) -> None:
 def _demo(name: str) -> int:
     """Run the demo; whatever happens, leave nothing behind."""
     cluster = Cluster(name=name, say=progress)
-    status = 1
-    try:
-        cluster.start()
-        tell(cluster, Story(_say))
-        status = 0
-    except KeyboardInterrupt:
-        _say("\ninterrupted")
-        status = 130
-    except (CommandError, CniError, ProcessError, DemoError, OSError) as error:
-        _say(f"\nFAILED: {error}")
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        _say("")
-        progress("taking everything down")
-        cluster.close()
-        left = cluster.leftovers()
-        progress(f"LEFT BEHIND: {', '.join(left)}" if left else "nothing is left: no process, namespace, mount or file")
-    return status or bool(left)
+    return _with_cluster(cluster, lambda: tell(cluster, Story(_say)), stays=False)
 
 
 def _up(name: str) -> int:
     """Bring the demo network up and leave it running."""
     cluster = Cluster(name=name, say=progress)
-    try:
-        cluster.start()
+
+    def add_pods() -> None:
         for number, host in enumerate(cluster.hosts, start=1):
             for letter in "ab":
                 pod = cluster.pod(f"pod{number}{letter}", host)
                 _say(f"{pod.name} on {host.name}: {pod.address}")
-    except BaseException:
-        cluster.close()
-        raise
-    _say("up: `make shell POD=pod1a` enters a pod, `make status` asks every agent, `make down` ends it")
-    return 0
+        _say("up: `make shell POD=pod1a` enters a pod, `make status` asks every agent, `make down` ends it")
+
+    return _with_cluster(cluster, add_pods, stays=True)
+
+
+def _with_cluster(cluster: Cluster, work: Callable[[], None], *, stays: bool) -> int:
+    """Bring a cluster up, work with it, and take it down; return the exit status.
+
+    stays: it is left running once the work is done; an error or an interruption leaves nothing behind all the same.
+    """
+    status = 1
+    try:
+        try:
+            _heed_one_interruption()
+            cluster.start()
+            work()
+            status = 0
+        except _ERRORS as error:
+            _say(f"\nFAILED: {error}")
+        finally:
+            _ignore_interruptions()
+    except KeyboardInterrupt:
+        status = _INTERRUPTED
+        _say("\ninterrupted")
+    finally:
+        left = [] if stays and not status else _take_down(cluster)
+    return status or bool(left)
+
+
+def _take_down(cluster: Cluster) -> list[str]:
+    """Remove a cluster, say so, and return what is left of it."""
+    _say("")
+    progress("taking everything down")
+    cluster.close()
+    left = cluster.leftovers()
+    progress(f"LEFT BEHIND: {', '.join(left)}" if left else "nothing is left: no process, namespace, mount or file")
+    return left
+
+
+def _heed_one_interruption() -> None:
+    """Let the first SIGINT or SIGTERM raise KeyboardInterrupt and no other: what it sets off must come to its end."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        _ignore_interruptions()
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+
+
+def _ignore_interruptions() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _shell(name: str, pod: str) -> int:
@@ -107,9 +142,12 @@ def main() -> int:
                 return _shell(arguments.name, arguments.pod)
             case _:
                 return _status(arguments.name)
-    except (CommandError, CniError, ProcessError, OSError) as error:
+    except _ERRORS as error:
         print(f"lab: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        _say("\ninterrupted")
+        return _INTERRUPTED
 
 
 if __name__ == "__main__":

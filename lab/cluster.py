@@ -147,7 +147,7 @@ class Cluster:
         found = [f"namespace {line.split()[0]}" for line in run("ip", "netns", "list").splitlines()
                  if line.startswith(f"{self.name}-")]  # fmt: skip
         found += [
-            f"mount {line}" for line in Path("/proc/mounts").read_text().splitlines() if str(self.directory) in line
+            f"mount {line}" for line in Path("/proc/mounts").read_text().splitlines() if f" {self.directory}/" in line
         ]
         for command in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):

@@ -6,7 +6,6 @@ from __future__ import annotations
 import ipaddress
 import socket
 import statistics
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -108,25 +107,18 @@ def _connections(cluster: Cluster, pods: list[Pod], story: Story) -> None:
 
 def exchange(client: Namespace, server: Namespace, address: str) -> str:
     """Send a line over TCP and read it back; return the client's address as the server saw it."""
+    line = b"hello over ILA\n"
     listener = _inside(server, lambda: socket.create_server((address, _PORT), family=socket.AF_INET6))
-    seen: list[str] = []
-
-    def serve() -> None:
-        connection, peer = listener.accept()
-        with connection:
-            seen.append(peer[0])
-            connection.sendall(connection.recv(1000))
-
-    with listener:
-        listener.settimeout(5)
-        thread = threading.Thread(target=serve)
-        thread.start()
-        with _inside(client, lambda: socket.create_connection((address, _PORT), timeout=5)) as connection:
-            connection.sendall(b"hello over ILA\n")
-            if connection.recv(1000) != b"hello over ILA\n":
+    listener.settimeout(5)
+    with listener, _inside(client, lambda: socket.create_connection((address, _PORT), timeout=5)) as connection:
+        accepted, peer = listener.accept()
+        with accepted:
+            accepted.settimeout(5)
+            connection.sendall(line)
+            accepted.sendall(accepted.recv(1000))
+            if connection.recv(1000) != line:
                 raise DemoError("TCP did not echo what was sent")
-        thread.join()
-    return seen[0]
+    return str(peer[0])
 
 
 def _one_packet(cluster: Cluster, source: Pod, target: Pod, story: Story) -> None:

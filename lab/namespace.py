@@ -17,12 +17,15 @@ NETNS = Path("/run/netns")
 
 
 class CommandError(Exception):
-    """A command of the set-up failed; the message holds the command and what it printed."""
+    """A command of the set-up failed or hung; the message holds the command, and what it printed or how long it had."""
 
 
 def run(*command: str, stdin: str | None = None, timeout: float = 60) -> str:
-    """Run a command and return its standard output; CommandError if it fails."""
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
+    """Run a command and return its standard output; CommandError if it fails, or is not at its end in `timeout` s."""
+    try:
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
+    except subprocess.TimeoutExpired as late:
+        raise CommandError(f"{' '.join(command)}: not at its end after {timeout:g} s") from late
     if done.returncode:
         raise CommandError(f"{' '.join(command)}: exit {done.returncode}: {done.stderr.strip()}{done.stdout.strip()}")
     return done.stdout
@@ -53,7 +56,7 @@ class Namespace:
         return ("nsenter", f"--net={self.path}")
 
     def run(self, *command: str, stdin: str | None = None, timeout: float = 60) -> str:
-        """Run a command inside and return its standard output; CommandError if it fails."""
+        """Run a command inside and return its standard output; CommandError as for any other."""
         return run(*self.prefix, *command, stdin=stdin, timeout=timeout)
 
     def ip(self, *words: str) -> str:

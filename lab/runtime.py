@@ -16,11 +16,14 @@ from lab.namespace import Namespace
 
 EXECUTABLE = Path(__file__).parent.parent / "build/ilanet"
 
+_PATIENCE = 120
+"""Seconds that the executable may take: longer than it waits for an agent."""
+
 CONFIG: dict[str, Any] = {"cniVersion": "1.0.0", "name": "ilanet", "type": "ilanet"}
 
 
 class CniError(Exception):
-    """The plugin answered with an error; `code` is the specification's."""
+    """The plugin answered with an error; `code` is the specification's, -1 for a plugin that gave none."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
@@ -56,6 +59,8 @@ class Pod:
         started = time.perf_counter()
         self.result = self.call("ADD")
         self.seconds = time.perf_counter() - started
+        if not self.result.get("ips"):
+            raise CniError(-1, f"ADD {self.name}: the answer names no address: {self.result}")
 
     def delete(self) -> None:
         """Detach the pod."""
@@ -66,19 +71,28 @@ class Pod:
         self.call("CHECK", config={"prevResult": self.result})
 
     def call(self, command: str, *, config: Mapping[str, Any] | None = None, **environment: str) -> dict[str, Any]:
-        """Call the executable; return what it printed, {} if nothing; CniError for the plugin's errors."""
+        """Call the executable; return what it printed, {} if nothing.
+
+        CniError for the plugin's errors, and for an executable that cannot be run, prints no JSON or does not end.
+        """
         settings: dict[str, Any] = {**CONFIG, **(config or {})}
         if self.keep_address:
             settings["runtimeConfig"] = {"io.kubernetes.cri.pod-annotations": {"ilanet.io/keep-address": "true"}}
-        done = subprocess.run(
-            [EXECUTABLE],
-            input=json.dumps(settings).encode(),
-            env={**self.environment(command), **environment},
-            capture_output=True,
-            timeout=120,
-            check=False,
-        )
-        answer: dict[str, Any] = json.loads(done.stdout) if done.stdout.strip() else {}
+        try:
+            done = subprocess.run(
+                [EXECUTABLE],
+                input=json.dumps(settings).encode(),
+                env={**self.environment(command), **environment},
+                capture_output=True,
+                timeout=_PATIENCE,
+                check=False,
+            )
+        except (subprocess.TimeoutExpired, OSError) as error:
+            raise CniError(-1, f"{command} {self.name}: {error}") from error
+        try:
+            answer: dict[str, Any] = json.loads(done.stdout) if done.stdout.strip() else {}
+        except ValueError as error:
+            raise CniError(-1, f"{command} {self.name}: the answer is no JSON: {done.stdout[:200]!r}") from error
         if done.returncode:
             raise CniError(answer.get("code", -1), f"{command} {self.name}: {answer or done.stderr.decode()}")
         return answer

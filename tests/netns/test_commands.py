@@ -60,7 +60,7 @@ def test_a_demo_that_was_killed_is_cleaned_up_by_the_next_one(words: str, pause:
     process.communicate()
     cluster = Cluster(name=name)
     assert cluster.leftovers() != []
-    cluster.close()
+    subprocess.run([sys.executable, "-m", "lab", "down", "--name", name], cwd=ROOT, check=True, timeout=60)
     assert cluster.leftovers() == []
 
 
