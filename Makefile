@@ -44,13 +44,13 @@ build/cri/cri_pb2.py: lab/cri.proto | system
 .PHONY: demo up down shell status
 demo: build ## the main job: three hosts, six pods, shown step by step, then removed
 	@$(PY) -m lab demo
-up: build ## bring the demo network up and leave it running
+up: build ## bring a network like the demo's up and leave it running; one that is well stays as it is
 	@$(PY) -m lab up
-down: system ## take the demo network down
+down: system ## take the network of make up down
 	@$(PY) -m lab down
-shell: system ## enter a pod of the demo network: make shell POD=pod1a
+shell: system ## enter a pod of the network of make up: make shell POD=pod1a
 	@$(PY) -m lab shell $(POD)
-status: system ## ask every agent of the demo network what it does and what is wrong
+status: system ## ask every agent of the network of make up what it does, and say what is wrong
 	@$(PY) -m lab status
 
 .PHONY: go cluster cluster-down kubectl

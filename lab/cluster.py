@@ -92,6 +92,20 @@ class Cluster:
         """The hosts, in order."""
         return self.fabric.hosts
 
+    def recall(self) -> list[Host]:
+        """Return the hosts, also those that an earlier run has made, if it has."""
+        if not self.fabric.hosts:
+            self.fabric.hosts = [self.fabric.host(number) for number in range(1, self._count + 1)]
+        return self.fabric.hosts
+
+    def noted(self) -> list[Process]:
+        """Return etcd, controllers and agents as they should run; what an earlier run started shows by its pid."""
+        etcds = [f"etcd{number}" for number in range(self._etcd_members)]
+        others = [f"controller{number}" for number in range(1, self._controller_count + 1)]
+        others += [f"agent-host{number}" for number in range(1, self._count + 1)]
+        places = {self._kept / "etcd": etcds, self.directory: others}
+        return [Process(name=name, command=(), directory=place) for place, names in places.items() for name in names]
+
     # --- up and down ---
 
     def start(self) -> None:

@@ -6,14 +6,16 @@ from __future__ import annotations
 import ipaddress
 import socket
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from agent.kernel.namespace import in_namespace
 from lab.capture import Capture, Seen
 from lab.cluster import Cluster
+from lab.fabric import Host
 from lab.namespace import Namespace
+from lab.progress import progress
 from lab.runtime import Pod
 
 _ICMPV6 = 58
@@ -28,19 +30,31 @@ class DemoError(Exception):
     """The network does not do what the demo says it does."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Story:
-    """Prints numbered steps and their findings."""
+    """Prints steps and their findings; knows which step is under way, for whoever must say where it broke."""
 
     write: Callable[[str], None]
+    now: str = "nothing done yet"
+
+    def prepare(self, title: str) -> None:
+        """Begin a step of what comes before the story."""
+        self.now = title
+        progress(title)
 
     def step(self, title: str) -> None:
         """Begin a step."""
+        self.now = title
         self.write(f"\n== {title}")
 
     def say(self, text: str) -> None:
         """Say one thing."""
         self.write(f"   {text}")
+
+
+def pod_places(hosts: Sequence[Host]) -> list[tuple[str, Host]]:
+    """Return the names of the pods, two on each host."""
+    return [(f"pod{host.number}{letter}", host) for host in hosts for letter in "ab"]
 
 
 def tell(cluster: Cluster, story: Story) -> None:
@@ -56,11 +70,10 @@ def tell(cluster: Cluster, story: Story) -> None:
 def _add_pods(cluster: Cluster, story: Story) -> list[Pod]:
     story.step("Six pods, each attached by the CNI executable, called as a container runtime calls it")
     pods = []
-    for number, host in enumerate(cluster.hosts, start=1):
-        for letter in "ab":
-            pod = cluster.pod(f"pod{number}{letter}", host)
-            story.say(f"{pod.name} on {host.name}: {pod.address}   ADD took {pod.seconds * 1000:.1f} ms")
-            pods.append(pod)
+    for name, host in pod_places(cluster.hosts):
+        pod = cluster.pod(name, host)
+        story.say(f"{pod.name} on {host.name}: {pod.address}   ADD took {pod.seconds * 1000:.1f} ms")
+        pods.append(pod)
     times = sorted(pod.seconds * 1000 for pod in pods)
     story.say(f"ADD: median {statistics.median(times):.1f} ms, slowest {times[-1]:.1f} ms")
     return pods

@@ -76,30 +76,34 @@ class Fabric:
         if self.shape is Shape.LAYER2:
             self.router.ip("link", "add", "br0", "mtu", str(self.mtu), "type", "bridge", "mcast_snooping", "0")
             self.router.ip("link", "set", "br0", "up")
-        for number in range(1, count + 1):
-            self.hosts.append(self.join(number))
+        self.hosts = [self.join(number) for number in range(1, count + 1)]
 
     def join(self, number: int) -> Host:
         """Make one more host, cabled, addressed and routed to; build() has made those of lower numbers."""
-        host = self._host(number)
+        host = self._make(number)
         if self.shape is Shape.ROUTED:
             self._route(host)
         return host
 
-    def _host(self, number: int) -> Host:
+    def host(self, number: int) -> Host:
+        """Return what host `number` (from 1) is or would be: its namespace, addresses and locator."""
         space = self.domain.locator_space[0]
         locator = Locator((int(space.network_address) >> 64) + number)
-        namespace = Namespace.create(f"{self.prefix}-host{number}")
-        name, port = f"host{number}", f"h{number}"
-        cable((namespace, "eth0"), (self.router, port), mtu=self.mtu)
+        namespace, name = Namespace(f"{self.prefix}-host{number}"), f"host{number}"
         if self.shape is Shape.LAYER2:
-            host = Host(namespace, number, name, f"fd00:a::{number}", locator, None)
+            return Host(namespace, number, name, f"fd00:a::{number}", locator, None)
+        return Host(namespace, number, name, f"fd00:a:0:{number}::2", locator, f"fd00:a:0:{number}::1")
+
+    def _make(self, number: int) -> Host:
+        """Make a host's namespace, and cable and address it."""
+        host, port = self.host(number), f"h{number}"
+        namespace = Namespace.create(host.namespace.name)
+        cable((namespace, host.device), (self.router, port), mtu=self.mtu)
+        namespace.ip("addr", "add", f"{host.address}/64", "dev", host.device, "nodad")
+        if host.gateway is None:
             self.router.ip("link", "set", port, "master", "br0")
-            namespace.ip("addr", "add", f"{host.address}/64", "dev", "eth0", "nodad")
-            return host
-        host = Host(namespace, number, name, f"fd00:a:0:{number}::2", locator, f"fd00:a:0:{number}::1")
-        namespace.ip("addr", "add", f"{host.address}/64", "dev", "eth0", "nodad")
-        namespace.ip("route", "add", "default", "via", str(host.gateway), "dev", "eth0")
+        else:
+            namespace.ip("route", "add", "default", "via", host.gateway, "dev", host.device)
         return host
 
     def open_outside(self, *hosts: Host) -> None:
@@ -133,7 +137,7 @@ class Fabric:
 
     def power_on(self, host: Host) -> None:
         """Make the namespace and the link of a host anew, as they were."""
-        self._host(host.number)
+        self._make(host.number)
         if self.shape is Shape.ROUTED:
             self._route(host)
 

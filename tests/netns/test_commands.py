@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands as a newcomer meets them: the demo, its interruption, and machines that cannot run it."""
+"""The demo as a newcomer meets it: its story, its failures and interruptions, and what it leaves behind: nothing."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,37 +13,68 @@ import pytest
 
 from lab.cluster import Cluster
 from lab.namespace import Namespace
+from tests.netns.commands import ROOT, Command, run, traces, tree
 
-ROOT = Path(__file__).parent.parent.parent
-
-
-def demo(name: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "lab", "demo", "--name", name], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
+STEPS = (
+    *("underlay and", "etcd with", "controllers", "agents", "== Six pods", "ADD took", "== Addresses"),
+    *(
+        "== The mapping table",
+        "== Ping",
+        "pod2b -> pod3b",
+        "== One packet",
+        "== What the datapath",
+        "taking everything",
+    ),
+)
 
 
 def test_the_demo_tells_its_story() -> None:
-    """It ends well and shows addresses, mappings, the packet in three places, counters and ADD times."""
-    process = demo(f"d{os.getpid()}")
-    story, _ = process.communicate(timeout=100)
-    assert process.returncode == 0, story
+    """It shows addresses, mappings, the packet in three places, counters and ADD times, and leaves nothing."""
+    name, before = f"d{os.getpid()}", tree()
+    status, story = run("demo", name)
+    assert status == 0, story
     for words in ("ADD took", "/ilanet/v1/mappings/", "on the wire", "same length, same checksum", "to_wire/translated",
                   "untranslated: 0", "nothing is left"):  # fmt: skip
         assert words in story
-    assert Cluster(name=f"d{os.getpid()}").leftovers() == []
+    assert traces(name) == set()
+    assert tree() == before
+
+
+def check_interrupted(demo: Command, name: str, *, may_be_over: bool) -> None:
+    """Interrupt a demo; whether it says so, and nothing is left of it."""
+    demo.interrupt()
+    status, story = demo.end()
+    if status == -signal.SIGINT:
+        assert "underlay and" not in story  # Python itself was not up yet
+    elif not (may_be_over and status == 0):
+        assert status == 130, story
+        assert "interrupted" in story
+    assert "LEFT BEHIND" not in story
+    assert traces(name) == set()
+    assert Cluster(name=name).leftovers() == []
 
 
 @pytest.mark.parametrize("pause", [0.25, 0.5, 0.8, 1.2, 1.8, 2.5])
-def test_an_interrupted_demo_leaves_nothing_behind(pause: float) -> None:
-    """Ctrl-C at any moment: no process, namespace, mount or file is left."""
+def test_a_demo_interrupted_at_any_moment_leaves_nothing_behind(pause: float) -> None:
+    """Ctrl-C after so many seconds: no process, namespace, mount or file is left."""
     name = f"i{os.getpid()}"
-    process = demo(name)
+    demo = Command("demo", name)
     time.sleep(pause)
-    process.send_signal(signal.SIGINT)
-    story, _ = process.communicate(timeout=60)
-    assert process.returncode in (0, 130), story
-    assert Cluster(name=name).leftovers() == []
+    check_interrupted(demo, name, may_be_over=True)
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("pause", [0.0, 0.05])
+def test_a_demo_interrupted_in_any_step_leaves_nothing_behind(step: str, pause: float) -> None:
+    """Ctrl-C in each step, at its begin and a little later, also while it is cleaning up."""
+    name = f"s{os.getpid()}"
+    before = tree()
+    demo = Command("demo", name)
+    demo.read_until(step)
+    assert traces(name) != set()
+    time.sleep(pause)
+    check_interrupted(demo, name, may_be_over=step in STEPS[-5:])
+    assert tree() == before
 
 
 @pytest.mark.parametrize("words", ["underlay and", "etcd with", "controllers", "agents", "ADD took"])
@@ -52,16 +82,15 @@ def test_an_interrupted_demo_leaves_nothing_behind(pause: float) -> None:
 def test_a_demo_that_was_killed_is_cleaned_up_by_the_next_one(words: str, pause: float) -> None:
     """After kill -9 of the demo itself, soon after any of its steps, `make down` removes what it left."""
     name = f"k{os.getpid()}"
-    process = demo(name)
-    assert process.stdout is not None
-    assert any(words in line for line in process.stdout)
+    demo = Command("demo", name)
+    demo.read_until(words)
     time.sleep(pause)
-    process.kill()
-    process.communicate()
-    cluster = Cluster(name=name)
-    assert cluster.leftovers() != []
-    subprocess.run([sys.executable, "-m", "lab", "down", "--name", name], cwd=ROOT, check=True, timeout=60)
-    assert cluster.leftovers() == []
+    demo.kill()
+    assert traces(name) != set()
+    status, printed = run("down", name)
+    assert status == 0, printed
+    assert traces(name) == set()
+    assert Cluster(name=name).leftovers() == []
 
 
 def test_a_process_that_nobody_noted_ends_with_its_namespace() -> None:
@@ -75,30 +104,49 @@ def test_a_process_that_nobody_noted_ends_with_its_namespace() -> None:
     assert not namespace.path.exists()
 
 
+KILLING_ETCDCTL = """#!/bin/sh
+case "$*" in */ilanet/v1/mappings/*) kill -9 "$(cut -d ' ' -f 1 /run/ilanet-lab/{name}/etcd/etcd0.pid)" ;; esac
+exec {etcdctl} "$@"
+"""
+
+
 @pytest.mark.parametrize(
-    ("harm", "words"),
+    ("place", "text", "step", "reason"),
     [
-        ("exec setpriv --reuid=65534 --clear-groups", ["root", "sudo"]),
-        ("mount -t tmpfs none /sys/kernel/btf; exec", ["BTF", "CONFIG_DEBUG_INFO_BTF"]),
-        ("export PATH={fake}:$PATH; exec", ["kernel 6.1", "5.4.0", "linux-image"]),
+        (
+            "bin/etcd",
+            "#!/bin/sh\necho this etcd is broken >&2\nexit 3\n",
+            "etcd with",
+            "etcd0 ended with 3:\nthis etcd",
+        ),
+        ("build/ilanet.bpf.o", None, "3 agents", "ilanet.bpf.o"),
+        ("build/ilanet", None, "Six pods", "ADD pod1a: [Errno 2] No such file"),
+        ("build/ilanet", "#!/bin/sh\n", "Six pods", "ADD pod1a: the answer names no address"),
+        ("build/ilanet", "#!/bin/sh\necho hello\n", "Six pods", "ADD pod1a: the answer is no JSON: b'hello"),
+        ("build/ilanet", '#!/bin/sh\necho {"code":7}\nexit 1\n', "Six pods", "ADD pod1a"),
+        ("bin/etcdctl", KILLING_ETCDCTL, "The mapping table", "context deadline exceeded"),
     ],
 )
-def test_a_machine_that_cannot_run_it_is_told_what_is_missing(tmp_path: Path, harm: str, words: list[str]) -> None:
-    """Without root, BTF or a kernel that is new enough: what is missing, how to get it, and nothing is changed."""
-    tmp_path.chmod(0o755)
-    fake = tmp_path / "uname"
-    fake.write_text("#!/bin/sh\necho 5.4.0-generic\n")
-    fake.chmod(0o755)
-    # Where everybody may come to it and nothing can write to it: /root, where a clone may lie, is closed to others.
-    seen = f"mount --bind {ROOT} /mnt && mount -o remount,bind,ro /mnt"
-    done = subprocess.run(
-        ["unshare", "-m", "bash", "-c", f"{seen} && {harm.format(fake=tmp_path)} bash /mnt/lab/prepare system"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "nothing was changed" in done.stderr
-    for word in words:
-        assert word in done.stderr
+def test_a_demo_that_fails_says_in_which_step_and_why(
+    tmp_path: Path, place: str, text: str | None, step: str, reason: str
+) -> None:
+    """One part is missing, broken or killed: the step, the reason, an error as exit status, and nothing is left."""
+    name = f"f{os.getpid()}"
+    for entry in ROOT.iterdir():
+        if entry.name != "build":
+            (tmp_path / entry.name).symlink_to(entry)
+    shutil.copytree(ROOT / "build", tmp_path / "build", symlinks=True)
+    (tmp_path / "bin").mkdir()
+    broken = tmp_path / place
+    broken.unlink(missing_ok=True)
+    if text is not None:
+        broken.write_text(text.replace("{name}", name).replace("{etcdctl}", shutil.which("etcdctl") or ""))
+        broken.chmod(0o755)
+    search = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    status, story = Command("demo", name, tree=tmp_path, environment=search).end()
+    assert status == 1, story
+    failure = story[story.index("FAILED at") :]
+    assert failure.startswith(f"FAILED at '{step}")
+    assert reason in failure
+    assert "Traceback (most recent call last)" not in story.replace(failure, "")
+    assert traces(name) == set()
