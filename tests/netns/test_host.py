@@ -2,6 +2,7 @@
 import asyncio
 import ipaddress
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -70,7 +71,7 @@ class Lab:
     def listing(self) -> list[str]:
         """Everything an uninstall must bring back."""
         return [
-            self.host.ip("route", "show", "table", "all"),
+            re.sub(r" expires \d+sec", "", self.host.ip("route", "show", "table", "all")),  # learnt routes age
             self.host.ip("address"),
             self.host.ip("neigh", "show", "nud", "permanent"),
             run("ip", "-n", self.host.name, "link"),
@@ -228,7 +229,8 @@ def test_uninstall_brings_back_what_was_there(lab: Lab, next_hop: NextHop, adver
     if advertised == "static":
         lab.host.ip("route", "add", "default", "via", str(ROUTER))
     else:
-        lab.host.sysctl(net__ipv6__conf__eth0__accept_ra=2)
+        lab.host.sysctl(net__ipv6__conf__eth0__accept_ra=1)
+        advertise(lab)
     before = lab.listing()
     pod_namespace = Namespace.create(f"{lab.host.name}-pod")
     lab.stack.callback(pod_namespace.close)
@@ -239,6 +241,7 @@ def test_uninstall_brings_back_what_was_there(lab: Lab, next_hop: NextHop, adver
             lab.inside(lambda: KernelWiring().wire(pod, file.fileno()))
         ensure(lab, RejectTable(mark=MARK))
         assert lab.listing() != before
+        assert ("default via fe80::99 dev eth0 proto ra" in lab.host.ip("route")) is (advertised == "advertised")
         lab.inside(lab.networking.uninstall)
         lab.inside(RejectTable(mark=MARK).remove)
         assert lab.listing() == before
