@@ -4,9 +4,10 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 BPF_SOURCES := $(wildcard agent/bpf/*.c agent/bpf/*.h)
 C_SOURCES := $(BPF_SOURCES) $(wildcard cni/shim/*.c bench/*.c tests/fuzz/*.c)
-MULTIARCH := $(shell gcc -print-multiarch 2>/dev/null || echo x86_64-linux-gnu)
+# Asked when a recipe needs it: before `system`, a machine may have no gcc.
+MULTIARCH = $(shell gcc -print-multiarch)
 
-BPF_CFLAGS := -target bpf -mcpu=v3 -O2 -g -Wall -Wextra -Werror -Wimplicit-fallthrough \
+BPF_CFLAGS = -target bpf -mcpu=v3 -O2 -g -Wall -Wextra -Werror -Wimplicit-fallthrough \
 	-Iagent/bpf -isystem /usr/include/$(MULTIARCH)
 SHIM_CFLAGS := -static -Os -std=c11 -Wall -Wextra -Werror -Wimplicit-fallthrough -ffunction-sections -fdata-sections \
 	-Wl,--gc-sections -Wl,--build-id=none -s -ffile-prefix-map=$(CURDIR)=.

@@ -194,13 +194,21 @@ def _places(number: float) -> int:
     return 0 if abs(number) >= 10000 else 1 if abs(number) >= 100 else 3
 
 
+def cpu(text: str) -> str:
+    """Return the processor's name in the text of /proc/cpuinfo; arm64 gives none but numbers of maker and part."""
+    values = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
+    if "model name" in values:
+        return values["model name"]
+    numbers = [f"{key} {values[key]}" for key in ("CPU implementer", "CPU part") if key in values]
+    return ", ".join([platform.machine(), *numbers])
+
+
 def _origin() -> dict[str, object]:
     """Return what machine, kernel and commit this is."""
-    model = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "machine": {
-            "cpu": model.partition(":")[2].strip(),
+            "cpu": cpu(Path("/proc/cpuinfo").read_text()),
             "cores": os.cpu_count(),
             "memory_bytes": memory,
         },
