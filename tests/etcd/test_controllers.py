@@ -11,7 +11,7 @@ import json
 import random
 import signal
 import subprocess
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,8 +53,17 @@ class Replicas:
 
     def peer(self, certificate: Certificate) -> Peer:
         """Return how to reach them with a client certificate."""
+        return self._peer(certificate, self.processes)
+
+    def one(self, number: int, name: str) -> Peer:
+        """Return how node `name` reaches one of them and not the other."""
+        return self._peer(
+            self.authority.client(f"node-{name}", common_name=f"ilanet:node:{name}"), [self.processes[number]]
+        )
+
+    def _peer(self, certificate: Certificate, processes: Sequence[ControllerProcess]) -> Peer:
         return Peer(
-            endpoints=tuple(process.setting.endpoint for process in self.processes),
+            endpoints=tuple(process.setting.endpoint for process in processes),
             authority=NAME,
             ca=self.ca,
             certificate=certificate.certificate,
@@ -140,23 +149,32 @@ async def refusal(call: grpc.aio.UnaryUnaryCall[object, object]) -> tuple[grpc.S
     return refused.value.code(), refused.value.details() or ""
 
 
-async def test_racing_controllers_killed_at_random(
-    replicas: Replicas, n1: ControllerStub, connections: Connections
-) -> None:
-    """200 concurrent Assigns while controllers are killed: none twice, none lost, a retry gives the same answer."""
-    chance = random.Random(7)  # noqa: S311 - repeatable
+async def test_racing_controllers_killed_at_random(replicas: Replicas, connections: Connections) -> None:
+    """200 Assigns at once, of 4 nodes, while controllers are killed: none twice, none lost, a retry gets the same."""
+    nodes = [f"n{number}" for number in range(1, 5)]
+    stubs = {node: await registered(replicas, connections, node) for node in nodes}
+    pods = [request(f"p{number}", node=nodes[number % 4]) for number in range(200)]
+    flying: set[str] = set()
+    seen: list[int] = []
 
-    async def pod(number: int) -> pb.AssignReply:
-        await asyncio.sleep(chance.uniform(0, 4))
-        return await assign(n1, request(f"p{number}"))
+    async def pod(asked_for: pb.AssignRequest) -> pb.AssignReply:
+        flying.add(asked_for.pod.name)
+        try:
+            return await assign(stubs[asked_for.node], asked_for)
+        finally:
+            flying.remove(asked_for.pod.name)
 
-    harming = asyncio.create_task(harm(replicas, chance))
+    calls = asyncio.gather(*(pod(asked_for) for asked_for in pods))
+    harming = asyncio.create_task(
+        harm(replicas, random.Random(7), first=0.01, killed=lambda: seen.append(len(flying)))  # noqa: S311 - repeatable
+    )
     try:
-        answers = await asyncio.gather(*(pod(number) for number in range(200)))
-        again = await asyncio.gather(*(assign(n1, request(f"p{number}")) for number in range(200)))
+        answers = await calls
+        again = await asyncio.gather(*(assign(stubs[asked_for.node], asked_for) for asked_for in pods))
     finally:
         harming.cancel()
         await asyncio.gather(harming, return_exceptions=True)
+    assert seen[0] > 100, "the first kill met too few calls"
     assert len({answer.identifier for answer in answers}) == 200
     assert again == answers
     store = connections.store(replicas.etcd.client(CONTROLLER))
@@ -164,6 +182,20 @@ async def test_racing_controllers_killed_at_random(
     assert mapped == {answer.identifier for answer in answers}
     assert len(await store.read_keys(mapping.OWNERS)) == 200
     assert len(await store.read_keys(mapping.TAKEN_IDENTIFIERS)) == 200
+
+
+async def test_one_owner_asked_for_at_both_controllers_at_once(replicas: Replicas, connections: Connections) -> None:
+    """200 Assigns at once, one at either controller for each of 100 pods: both give the same identifier."""
+    await registered(replicas, connections, "n1")
+    either = [ControllerStub(connections.channel(replicas.one(number, "n1")).get()) for number in (0, 1)]
+    asked_for = [request(f"p{number}") for number in range(100)]
+    answers = await asyncio.gather(*(assign(stub, each) for each in asked_for for stub in either))
+    assert answers[::2] == answers[1::2]
+    given = {answer.identifier for answer in answers}
+    assert len(given) == 100
+    store = connections.store(replicas.etcd.client(CONTROLLER))
+    for kind in (mapping.MAPPINGS, mapping.TAKEN_IDENTIFIERS):
+        assert {mapping.last_number(key) for key in await store.read_keys(kind)} == given
 
 
 async def asked(call: Callable[[], Awaitable[Any]]) -> Any:
@@ -178,14 +210,18 @@ async def asked(call: Callable[[], Awaitable[Any]]) -> Any:
                 await asyncio.sleep(0.05)
 
 
-async def harm(replicas: Replicas, chance: random.Random) -> None:
-    """Kill and start controllers for ever."""
+async def harm(
+    replicas: Replicas, chance: random.Random, *, first: float = 0.1, killed: Callable[[], None] = lambda: None
+) -> None:
+    """Kill and start controllers for ever, beginning after `first` seconds; `killed` hears of each kill."""
+    await asyncio.sleep(first)
     while True:
-        await asyncio.sleep(chance.uniform(0.1, 0.4))
         victim = chance.choice(replicas.processes)
+        killed()
         victim.kill()
         await asyncio.sleep(chance.uniform(0.0, 0.3))
         victim.start()
+        await asyncio.sleep(chance.uniform(0.1, 0.4))
 
 
 async def test_racing_reserves_with_controllers_killed(
