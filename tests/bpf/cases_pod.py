@@ -95,7 +95,7 @@ PLACES = [
     case("T12-virtual-network-v6", "identifier_type", from_a(sir("6000:0:b:1"))),
     case("T28-zero-low-bits", "zero_low_bits", from_a(sir("2000:0:b:0"))),
     case("no-endpoint-yet", "no_endpoint", from_a(sir(UNWIRED))),
-    case("T10-T25-unmapped", "unmapped", from_a(sir(UNKNOWN)), marked=True),
+    case("T25-unmapped", "unmapped", from_a(sir(UNKNOWN)), marked=True),
     case("unmapped-incomplete", "unmapped_incomplete", from_a(sir(UNKNOWN)), complete=False),
     case("node", "node", from_a(NODE, ping())),
     case("node-open-port", "node", from_a(NODE, tcp(OPEN))),

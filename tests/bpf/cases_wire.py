@@ -92,7 +92,7 @@ ARRIVING = [
     case("T27-moved-hop-limit-1", "to_stack", changed(_MOVED, hop_limit=1)),
     case("sir-mapped-elsewhere", "onward", _SIR_REMOTE),
     case("no-endpoint-yet", "no_endpoint", from_fabric(ila(UNWIRED))),
-    case("T10-T25-unmapped", "unmapped", _GONE, after=changed(_GONE, destination=sir(UNKNOWN)), marked=True),
+    case("T25-unmapped", "unmapped", _GONE, after=changed(_GONE, destination=sir(UNKNOWN)), marked=True),
     case("T25-sir-unmapped", "unmapped", from_fabric(sir(UNKNOWN), source=OUTSIDE), marked=True),
     case(
         "unmapped-incomplete",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ipaddress
 import random
+import secrets
 
 import pytest
 from hypothesis import given
@@ -227,6 +228,34 @@ def test_claim_of_an_unknown_node() -> None:
     """A claim can only be written back for a node that is registered."""
     with pytest.raises(Refused, match="is not registered"):
         assignment.restore(view({}), Claim(holder(), MINE, OLD))
+
+
+def test_a_freed_identifier_is_nobodys_next() -> None:
+    """T10: a release leaves no list of what is free; the next one is drawn from all (2^44 times 65,535) there are."""
+    seen = view(nodes() | owned(UID, HERE, "c1"))
+    plan = assignment.release(seen, holder())
+    assert plan is not None
+    freed = after(seen, plan)
+    assert freed.reading.records.keys() == view(nodes()).reading.records.keys()
+    spans: list[int] = []
+
+    def below(span: int) -> int:
+        spans.append(span)
+        return secrets.randbelow(span)
+
+    drawn = assignment.random_identifier(below)
+    assert spans == [1 << 44, 0xFFFF]
+    decision = assignment.assign(freed, holder(container="c2"), take_over=False, fresh=drawn)
+    assert isinstance(decision, Plan)
+    assert decision.identifier == drawn
+
+
+@given(high=st.integers(0, (1 << 44) - 1), low=st.integers(0, 0xFFFE))
+def test_different_draws_are_different_identifiers(high: int, low: int) -> None:
+    """T10: every bit drawn stands in the identifier, so two are the same as rarely as the draws are."""
+    draws = iter((high, low))
+    value = assignment.random_identifier(lambda _: next(draws)).value
+    assert (value >> 16 & (1 << 44) - 1, value & 0xFFFF) == (high, low + 1)
 
 
 @given(seed=st.integers())
