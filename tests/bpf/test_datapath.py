@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import json
 import os
 import re
 import signal
@@ -29,6 +30,7 @@ from agent.kernel.bpf_object import ObjectFile
 from agent.kernel.datapath import BpfDatapath
 from agent.kernel.libbpf import BpfError, TcHook, TcOptions, call
 from agent.kernel.places import Direction
+from lab.namespace import run
 from tests.bpf.world import (
     DOMAIN,
     HOST_ROUTING,
@@ -48,6 +50,8 @@ from tests.bpf.world import (
 PLACES = {(UNDERLAY, Direction.INGRESS), (UNDERLAY, Direction.EGRESS), (POD_A, Direction.INGRESS)}
 ROLES = {UNDERLAY: "inside", POD_A: "pod"}
 Make = Callable[[], BpfDatapath]
+NO_PREALLOC = 1
+"""BPF_F_NO_PREALLOC of linux/bpf.h."""
 
 
 @pytest.fixture(params=[True, False], ids=["tcx", "clsact"])
@@ -100,6 +104,23 @@ def test_adopts_what_is_pinned(make: Make) -> None:
     assert {name: one.id for name, one in second._programs.items()} == programs
     assert second.read_mappings() == {1 << 61 | 1: bytes(32)}
     assert second.attached() == ROLES
+
+
+def test_memory_of_maps_grows_with_use(make: Make) -> None:
+    """Nothing is allocated ahead (BPF_F_NO_PREALLOC, says the kernel); each mapping takes memory when it is written."""
+    datapath = _attached(make)
+
+    def told(name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(run("bpftool", "-j", "map", "show", "id", str(datapath._maps[name].info.id)))
+        return found
+
+    for name in ("mappings", "endpoints", "nodes"):
+        assert told(name)["flags"] & NO_PREALLOC
+    before = int(told("mappings")["bytes_memlock"])
+    count = 10_000
+    datapath.write_mappings([1 << 61 | number for number in range(1, count + 1)], [bytes(32)] * count)
+    grown = int(told("mappings")["bytes_memlock"]) - before
+    assert count * 40 <= grown <= count * 200
 
 
 def test_survives_its_process(make: Make) -> None:
