@@ -12,7 +12,7 @@ from ila.domain import Domain
 from lab.namespace import Namespace, cable, run
 
 _GUARD = """
-table ip6 guard {{
+table {family} guard {{
   counter untranslated {{ }}
   chain forward {{
     type filter hook forward priority 0; policy accept;
@@ -72,7 +72,8 @@ class Fabric:
         """Make the router and `count` hosts, cabled and addressed."""
         self.router = Namespace.create(self.router.name)
         self.router.sysctl(net__ipv6__conf__all__forwarding=1)
-        self.router.run("nft", "-f", "-", stdin=_GUARD.format(sir=self.domain.sir_prefix))
+        for family in self._guards():
+            self.router.run("nft", "-f", "-", stdin=_GUARD.format(family=family, sir=self.domain.sir_prefix))
         if self.shape is Shape.LAYER2:
             self.router.ip("link", "add", "br0", "mtu", str(self.mtu), "type", "bridge", "mcast_snooping", "0")
             self.router.ip("link", "set", "br0", "up")
@@ -116,9 +117,16 @@ class Fabric:
             host.namespace.run("ip", "route", "add", "default", "via", OUTSIDE_IPV4, "dev", host.device)
 
     def untranslated(self) -> int:
-        """Return how many packets to the SIR prefix the router has seen, and dropped."""
-        listing = json.loads(self.router.run("nft", "-j", "list", "counter", "ip6", "guard", "untranslated"))
+        """Return how many packets to the SIR prefix the router has seen, routed or bridged, and dropped."""
+        return sum(map(self._stray, self._guards()))
+
+    def _stray(self, family: str) -> int:
+        listing = json.loads(self.router.run("nft", "-j", "list", "counter", family, "guard", "untranslated"))
         return int(next(item["counter"]["packets"] for item in listing["nftables"] if "counter" in item))
+
+    def _guards(self) -> tuple[str, ...]:
+        """Return the families of the guard's tables: what a bridge forwards never meets the rules of ip6."""
+        return ("ip6", "bridge") if self.shape is Shape.LAYER2 else ("ip6",)
 
     def unplug(self, host: Host) -> None:
         """Take the router's end of a host's link down."""
