@@ -71,8 +71,7 @@ def test_a_demo_interrupted_in_any_step_leaves_nothing_behind(step: str, pause: 
     before = tree()
     demo = Command("demo", name)
     demo.read_until(step)
-    assert traces(name) != set()
-    time.sleep(pause)
+    time.sleep(pause)  # and nothing else: the demo goes on meanwhile
     check_interrupted(demo, name, may_be_over=step in STEPS[-5:])
     assert tree() == before
 
