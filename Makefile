@@ -9,6 +9,7 @@ MULTIARCH = $(shell gcc -print-multiarch)
 
 BPF_CFLAGS = -target bpf -mcpu=v3 -O2 -g -Wall -Wextra -Werror -Wimplicit-fallthrough \
 	-Iagent/bpf -isystem /usr/include/$(MULTIARCH)
+SIDE_BY_SIDE := -n 2 --dist loadgroup
 SHIM_CFLAGS := -static -Os -std=c11 -Wall -Wextra -Werror -Wimplicit-fallthrough -ffunction-sections -fdata-sections \
 	-Wl,--gc-sections -Wl,--build-id=none -s -ffile-prefix-map=$(CURDIR)=.
 
@@ -74,7 +75,7 @@ test-unit: unit ## the tests that need no root; seconds
 
 .PHONY: test
 test: build ## every test but test-cluster and check-deploy; needs root, a quarter of an hour
-	$(PY) -m pytest tests --ignore=tests/cluster --ignore=tests/deploy
+	$(PY) -m pytest tests --ignore=tests/cluster --ignore=tests/deploy $(SIDE_BY_SIDE) $(OPTIONS)
 
 .PHONY: test-cri
 test-cri: build ## pods on a real containerd: life, restarts, kills, waves (OUTAGE=3600: etcd is away for an hour)
@@ -83,7 +84,7 @@ test-cri: build ## pods on a real containerd: life, restarts, kills, waves (OUTA
 .PHONY: test-cluster
 test-cluster: build go ## two real Kubernetes side by side, with ilanet, pods, Services, names; minutes, and a quarter of an hour to build it once
 	@$(PY) -m lab.kubernetes build
-	$(PY) -m pytest tests/cluster -n 2 --dist loadgroup $(OPTIONS)
+	$(PY) -m pytest tests/cluster $(SIDE_BY_SIDE) $(OPTIONS)
 
 .PHONY: test-kind
 test-kind: build go ## the same tests on a kind cluster, which needs Docker and kind; not yet run

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -85,7 +86,7 @@ class KubernetesCluster:
     def start(self) -> None:
         """Bring everything up and wait until every node is Ready."""
         self.begin()
-        self._wait_ready()
+        self.wait_ready()
         self._say("CoreDNS")
         self.kubectl("apply", "-f", str(_DNS))
         self.kubectl("rollout", "status", "deployment/coredns", "-n", "kube-system", f"--timeout={_READY}s")
@@ -133,8 +134,8 @@ class KubernetesCluster:
 
         with ThreadPoolExecutor(len(self.nodes)) as pool:
             list(pool.map(start, self.nodes))
-        self._say(f"ilanet, as pods: kubectl apply -k {self.deploy.relative_to(SOURCE)}")
-        self._wait_ready(registered_only=True)
+        self._say(f"ilanet, as pods: kubectl apply -k {os.path.relpath(self.deploy, SOURCE)}")
+        self.wait_ready(registered_only=True)
         for host in self.lab.hosts[: self._control_planes]:
             self.kubectl("label", "node", host.name, "node-role.kubernetes.io/control-plane=")
         self.kubectl("apply", "-k", str(self.deploy))
@@ -187,7 +188,8 @@ class KubernetesCluster:
         if self._firewall:
             host.namespace.run("nft", "-f", "-", stdin=_FIREWALL)
 
-    def _wait_ready(self, *, registered_only: bool = False) -> None:
+    def wait_ready(self, *, registered_only: bool = False) -> None:
+        """Wait until every node is Ready, or has registered; ProcessError says which is not and why."""
         deadline = time.monotonic() + _READY
         while True:
             for node in self.nodes:

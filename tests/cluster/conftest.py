@@ -14,14 +14,6 @@ from tests.cluster.kubectl import Kubectl
 from tests.cluster.shapes import SHAPES, lab_cluster
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have each cluster in a process of its own, if there are several (pytest-xdist): they mostly wait."""
-    for item in items:
-        parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        if "cluster" in parameters:
-            item.add_marker(pytest.mark.xdist_group(parameters["cluster"]))
-
-
 @pytest.fixture(scope="session", params=["of KUBECONFIG"] if os.environ.get("KUBECONFIG") else list(SHAPES))
 def cluster(request: pytest.FixtureRequest) -> Iterator[KubernetesCluster | None]:
     """Yield a cluster of the lab, for each of kube-proxy's modes; None where it is somebody else's."""

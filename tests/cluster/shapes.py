@@ -24,6 +24,9 @@ SHAPES: dict[str, dict[str, Any]] = {
 ON_POOL = pytest.mark.parametrize("cluster", [NFTABLES], indirect=True, scope="session")
 """Run it once, with the pool and several members."""
 
+ON_POD_CIDRS = pytest.mark.parametrize("cluster", [IPTABLES], indirect=True, scope="session")
+"""Run it once, with podCIDRs.  What could run with either is spread so that both take about as long."""
+
 
 @contextlib.contextmanager
 def lab_cluster(initial: str, **shape: Any) -> Iterator[KubernetesCluster]:

@@ -28,7 +28,7 @@ from tests.cluster.operating import (
     is_well,
     logs,
 )
-from tests.cluster.shapes import ON_POOL, lab_cluster
+from tests.cluster.shapes import ON_POD_CIDRS, ON_POOL, lab_cluster
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -112,7 +112,7 @@ def test_controllers_with_wrong_settings(
     stays()
 
 
-@ON_POOL
+@ON_POD_CIDRS
 @pytest.mark.parametrize(
     ("port", "wrong", "words"),
     [
@@ -148,7 +148,7 @@ def test_an_agent_with_a_wrong_endpoint(
     stays()
 
 
-@ON_POOL
+@ON_POD_CIDRS
 def test_an_etcd_of_one_s_own_without_its_secret(
     ours: KubernetesCluster, door: Sequence[str], system: Kubectl, stays: Callable[[], None]
 ) -> None:
@@ -221,7 +221,7 @@ def test_a_cluster_of_ipv4(
     eventually(said)
 
 
-@ON_POOL
+@ON_POD_CIDRS
 def test_another_network_that_comes_first(
     ours: KubernetesCluster, door: Sequence[str], system: Kubectl, stays: Callable[[], None]
 ) -> None:
@@ -280,7 +280,7 @@ def narrow() -> Iterator[KubernetesCluster]:
         yield cluster
 
 
-@ON_POOL
+@ON_POD_CIDRS
 @pytest.mark.usefixtures("ours")
 def test_pod_cidrs_that_are_no_locators(narrow: KubernetesCluster) -> None:
     """The node stays as it came, and log, Event and status say what to give the controller manager."""

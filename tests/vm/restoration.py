@@ -32,7 +32,7 @@ from tests.vm.translation import (
     seen_by,
 )
 
-LOCATORS = 4
+LOCATORS = 2
 """In a group; our programs are loaded anew for each."""
 
 _SENDER = "2001:db8:ffff::2"
