@@ -9,9 +9,11 @@ MULTIARCH = $(shell gcc -print-multiarch)
 
 BPF_CFLAGS = -target bpf -mcpu=v3 -O2 -g -Wall -Wextra -Werror -Wimplicit-fallthrough \
 	-Iagent/bpf -isystem /usr/include/$(MULTIARCH)
-SIDE_BY_SIDE := -n 2 --dist loadgroup
 SHIM_CFLAGS := -static -Os -std=c11 -Wall -Wextra -Werror -Wimplicit-fallthrough -ffunction-sections -fdata-sections \
 	-Wl,--gc-sections -Wl,--build-id=none -s -ffile-prefix-map=$(CURDIR)=.
+
+# Two processes of tests, for two cores; what stays together in one of them says tests/conftest.py.
+SIDE_BY_SIDE := -n 2 --dist loadgroup
 
 .PHONY: help
 help: ## list the targets
