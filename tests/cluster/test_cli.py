@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -13,10 +14,12 @@ from cli.__main__ import INTERRUPTED, NOT_WELL, WELL
 from cli.connectivity.run import NODE_TO_POD
 from cli.connectivity.scenarios import FAILED, SCENARIOS, SKIPPED
 from cli.report import WELL as FINE
-from lab.kubernetes.cluster import TEST_IMAGE
+from lab.fabric import OUTSIDE
+from lab.kubernetes.cluster import TEST_IMAGE, KubernetesCluster
 from lab.process import SOURCE
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.operating import command, ilanet
+from tests.cluster.outside import PORT, outside
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -27,11 +30,16 @@ def left(kube: Kubectl) -> list[str]:
     return [name for name in names if name.startswith("ilanet-connectivity-")]
 
 
-def test_connectivity(door: Sequence[str], kube: Kubectl) -> None:
-    """Every scenario passes but the one that is not asked for, and the namespace goes."""
-    status, said = ilanet(door, "connectivity", "test", "--image", TEST_IMAGE)
+def test_connectivity(cluster: KubernetesCluster | None, door: Sequence[str], kube: Kubectl) -> None:
+    """Every scenario passes, but for an outside where there is none to name, and the namespace goes."""
+    words, skipped = ["connectivity", "test", "--image", TEST_IMAGE], ["pod to outside"]
+    with contextlib.ExitStack() as stack:
+        if cluster is not None:
+            stack.enter_context(outside(cluster, OUTSIDE))
+            words, skipped = [*words, "--outside", f"[{OUTSIDE}]:{PORT}"], []
+        status, said = ilanet(door, *words)
     outcomes = {result["test"]: (result["outcome"], result["reason"]) for result in said["results"]}
-    assert [name for name, (outcome, _) in outcomes.items() if outcome == SKIPPED] == ["pod to outside"]
+    assert [name for name, (outcome, _) in outcomes.items() if outcome == SKIPPED] == skipped
     assert [one for one in outcomes.items() if one[1][0] == FAILED] == []
     assert list(outcomes) == [NODE_TO_POD, *(scenario.name for scenario in SCENARIOS)]
     assert (status, said["well"], said["left"]) == (WELL, True, None)

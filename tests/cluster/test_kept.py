@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lab.kubernetes.cluster import KubernetesCluster
-from tests.cluster.kubectl import Kubectl, deployment, eventually, service, stateful_set
+from tests.cluster.kubectl import Kubectl, deployment, eventually, pod_spec, service, stateful_set
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -33,6 +33,77 @@ def test_comes_back_on_another_node_with_its_address(kube: Kubectl) -> None:
     for peer in peers:
         for host in (address, "db", "db-0.db"):  # its names need not wait for a TTL: they lead where they did
             assert kube.ask(peer["metadata"]["name"], host, "/hostname") == "db-0"
+
+
+def at_node(pod: dict[str, Any], node: str) -> dict[str, Any]:
+    """Return a pod with its node; whoever writes one without an owner says so."""
+    return {**pod, "spec": {**pod["spec"], "nodeSelector": {"kubernetes.io/hostname": node}}}
+
+
+def test_an_annotated_pod_comes_back_with_its_address(kube: Kubectl) -> None:
+    """A pod that nobody owns, deleted and made again on another node: peers reach it where it was."""
+    first, second, *_ = (node["metadata"]["name"] for node in kube.get("nodes")["items"])
+    metadata = {"name": "kept", "labels": {"app": "kept"}, "annotations": {"ilanet.io/keep-address": "true"}}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod_spec()}
+    kube.apply(at_node(pod, first), deployment("web", replicas=1))
+    (before,), (peer,) = kube.ready("kept", 1), kube.ready("web", 1)
+    assert kube.ask(peer["metadata"]["name"], before["status"]["podIP"], "/hostname") == "kept"
+    kube("delete", "pod", "kept", "--wait=true")
+    kube.apply(at_node(pod, second))
+    (after,) = kube.ready("kept", 1)
+    assert (after["spec"]["nodeName"], after["status"]["podIP"]) == (second, before["status"]["podIP"])
+    eventually(lambda: _is_at(kube, peer, before["status"]["podIP"], after))
+
+
+MACHINES = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": "virtualmachineinstances.kubevirt.io"},
+    "spec": {
+        "group": "kubevirt.io",
+        "scope": "Namespaced",
+        "names": {
+            "plural": "virtualmachineinstances",
+            "singular": "virtualmachineinstance",
+            "kind": "VirtualMachineInstance",
+        },
+        "versions": [
+            {
+                "name": "v1",
+                "served": True,
+                "storage": True,
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+            }
+        ],
+    },
+}
+"""KubeVirt's kind of virtual machines, as far as Kubernetes' garbage collector asks for it."""
+
+
+def test_a_virtual_machine_keeps_its_address(kube: Kubectl) -> None:
+    """KubeVirt starts it again in another pod on another node: it is the owner that counts, not the pod's name."""
+    first, second, *_ = (node["metadata"]["name"] for node in kube.get("nodes")["items"])
+    kube.apply(MACHINES)
+    kube("wait", "--for=condition=Established", f"crd/{MACHINES['metadata']['name']}", namespaced=False)  # type: ignore[index]
+    machine = {"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance"}
+    eventually(lambda: kube.apply({**machine, "metadata": {"name": "vm"}}))
+    uid = kube.get("virtualmachineinstances", "vm")["metadata"]["uid"]
+    kube.apply(deployment("web", replicas=1))
+    (peer,) = kube.ready("web", 1)
+    addresses = set()
+    for number, node in enumerate((first, second)):
+        metadata = {
+            "name": f"virt-launcher-vm-{number}",
+            "labels": {"app": "vm"},
+            "ownerReferences": [{**machine, "name": "vm", "uid": uid, "controller": True}],
+        }
+        kube.apply(at_node({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod_spec()}, node))
+        (pod,) = kube.ready("vm", 1)
+        assert pod["spec"]["nodeName"] == node
+        addresses.add(pod["status"]["podIP"])
+        eventually(lambda pod=pod: _is_at(kube, peer, pod["status"]["podIP"], pod))  # type: ignore[misc]
+        kube("delete", "pod", pod["metadata"]["name"], "--wait=true")
+    assert len(addresses) == 1
 
 
 def test_a_cut_off_node_does_not_win(ours: KubernetesCluster, kube: Kubectl) -> None:

@@ -13,7 +13,7 @@ import pytest
 from lab.kubernetes.cluster import KubernetesCluster
 from lab.namespace import CommandError
 from tests.cluster.kubectl import Kubectl, deployment, eventually
-from tests.cluster.operating import CONTROLLER, agent_of, changed, has_event, has_finding, is_well
+from tests.cluster.operating import CONTROLLER, agent_of, changed, has_event, has_finding, is_well, logs
 from tests.cluster.shapes import ON_POOL
 
 pytestmark = pytest.mark.timeout(600)
@@ -77,6 +77,7 @@ def test_a_node_that_is_gone_and_comes_back(
             assert metric(system, "ilanet_sweep_braked") == 1
             has_event(system, "IlanetSweepBraked", "belong to nobody whom Kubernetes shows", "raise sweep_share")
             has_finding(door, "belong to nobody whom Kubernetes shows")
+            assert "belong to nobody whom Kubernetes shows" in logs(system, "controller")
 
         eventually(braked)
         assert status(system, first)["mappings"] >= mappings

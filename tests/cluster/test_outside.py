@@ -3,52 +3,14 @@
 
 from __future__ import annotations
 
-import socket
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 
-from agent.kernel.namespace import in_namespace
 from lab.fabric import OUTSIDE, OUTSIDE_IPV4, host_ipv4
 from lab.kubernetes.cluster import KubernetesCluster
 from tests.cluster.kubectl import Kubectl, deployment
+from tests.cluster.outside import PORT, outside
 
 pytestmark = pytest.mark.timeout(300)
-
-PORT = 8081
-
-
-@contextmanager
-def outside(ours: KubernetesCluster, where: str) -> Iterator[None]:
-    """Answer on the fabric's router, which has no route to the SIR prefix, with the address of who asks."""
-
-    def listen() -> socket.socket:
-        return socket.create_server((where, PORT), family=socket.AF_INET6 if ":" in where else socket.AF_INET)
-
-    with ours.lab.fabric.router.path.open() as file:
-        server = in_namespace(file.fileno(), listen)
-
-    def answer() -> None:
-        while True:
-            try:
-                connection, address = server.accept()
-            except OSError:
-                return
-            with connection:
-                connection.recv(1000)
-                body = str(address[0])
-                connection.sendall(f"HTTP/1.0 200 OK\r\n\r\n{body}".encode())
-
-    thread = threading.Thread(target=answer)
-    thread.start()
-    try:
-        yield
-    finally:
-        server.shutdown(socket.SHUT_RDWR)
-        server.close()
-        thread.join()
 
 
 def test_pods_reach_the_outside(ours: KubernetesCluster, kube: Kubectl) -> None:
