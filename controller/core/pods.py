@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from controller.core.decision import Reason, Refused
 from ila.annotations import ADDRESS, ENFORCES, KEEP_ADDRESS, NETWORK_POLICIES
@@ -14,6 +15,14 @@ from ila.mapping import OwnerName
 
 _STATIC = "kubernetes.io/config.hash"
 """Annotation of the mirror of a static pod: the uid under which its kubelet runs it."""
+
+_MIRROR = "kubernetes.io/config.mirror"
+"""Annotation that says the same, and which only the mirror has: the kubelet takes no such pod for its own."""
+
+_STATIC_UID = re.compile(r"[0-9a-f]{32}")
+"""A static pod's uid, its file's MD5; the API server's have hyphens, so that no pod of its can be meant."""
+
+K = TypeVar("K", bound=Hashable)
 
 ASK_FIRST = (r".*-\d+", r"virt-launcher-.*")
 """Names, as regular expressions, of pods that may keep an address: a StatefulSet's, and KubeVirt's."""
@@ -43,6 +52,9 @@ class PodFacts:
     addresses: tuple[str, ...] = ()
     """As its status shows them."""
 
+    created: str = ""
+    """When, as the API server writes it: the earlier text is the earlier time."""
+
     enforces_policies: bool = False
     """It says that it enforces NetworkPolicy objects on its node, and is ready."""
 
@@ -56,18 +68,28 @@ def parse_pod(tree: Mapping[str, Any]) -> PodFacts:
     metadata, spec, status = tree["metadata"], tree.get("spec", {}), tree.get("status", {})
     annotations, labels = metadata.get("annotations") or {}, metadata.get("labels") or {}
     namespace, name = metadata["namespace"], metadata["name"]
-    uid = annotations.get(_STATIC, metadata["uid"])
+    references = metadata.get("ownerReferences") or ()
+    node = spec.get("nodeName") or ""
+    uid = annotations[_STATIC] if _is_mirror(annotations, references, node) else metadata["uid"]
     return PodFacts(
         namespace=namespace,
         name=name,
         uid=uid,
-        node=spec.get("nodeName") or "",
-        owner=_owner(namespace, name, uid, annotations, metadata.get("ownerReferences") or ()),
+        node=node,
+        owner=_owner(namespace, name, uid, annotations, references),
         wanted=annotations.get(ADDRESS, ""),
         ended=status.get("phase") in ("Succeeded", "Failed"),
         addresses=tuple(item["ip"] for item in status.get("podIPs") or () if "ip" in item),
+        created=metadata.get("creationTimestamp") or "",
         enforces_policies=labels.get(ENFORCES) == NETWORK_POLICIES and _is_ready(status),
     )
+
+
+def _is_mirror(annotations: Mapping[str, str], references: Iterable[Mapping[str, Any]], node: str) -> bool:
+    """Tell whether a kubelet may have made it to show its static pod; anybody who makes pods may pretend that."""
+    mine = any(one.get("controller") and (one["kind"], one["name"]) == ("Node", node) for one in references)
+    uid = annotations.get(_STATIC, "")
+    return mine and uid == annotations.get(_MIRROR) and _STATIC_UID.fullmatch(uid) is not None
 
 
 def _is_ready(status: Mapping[str, Any]) -> bool:
@@ -92,8 +114,8 @@ class Pods:
 
     def __init__(self) -> None:
         self._by_key: dict[tuple[str, str], PodFacts] = {}
-        self._by_uid: dict[str, PodFacts] = {}
-        self._by_owner: dict[OwnerName, set[str]] = {}
+        self._by_uid: dict[str, set[tuple[str, str]]] = {}
+        self._by_owner: dict[OwnerName, set[tuple[str, str]]] = {}
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -102,37 +124,41 @@ class Pods:
     def put(self, pod: PodFacts) -> None:
         """Take a pod in, instead of what there was under its name."""
         self.remove(pod.namespace, pod.name)
-        self._by_key[pod.namespace, pod.name] = pod
-        self._by_uid[pod.uid] = pod
-        self._by_owner.setdefault(pod.owner, set()).add(pod.uid)
+        key = (pod.namespace, pod.name)
+        self._by_key[key] = pod
+        self._by_uid.setdefault(pod.uid, set()).add(key)
+        self._by_owner.setdefault(pod.owner, set()).add(key)
 
     def remove(self, namespace: str, name: str) -> None:
         """Forget the pod of that name; none is no error."""
-        pod = self._by_key.pop((namespace, name), None)
-        if pod is None:
-            return
-        if self._by_uid.get(pod.uid) is pod:
-            del self._by_uid[pod.uid]
-        uids = self._by_owner[pod.owner]
-        uids.discard(pod.uid)
-        if not uids:
-            del self._by_owner[pod.owner]
+        key = (namespace, name)
+        pod = self._by_key.pop(key, None)
+        if pod is not None:
+            _discard(self._by_uid, pod.uid, key)
+            _discard(self._by_owner, pod.owner, key)
 
     def all(self) -> list[PodFacts]:
         """Return every pod."""
         return list(self._by_key.values())
 
     def of_uid(self, uid: str) -> PodFacts | None:
-        """Return the pod of that uid."""
-        return self._by_uid.get(uid)
+        """Return the pod of that uid: of several that claim it the first, since whoever repeats it came later."""
+        found = [self._by_key[key] for key in self._by_uid.get(uid, ())]
+        return min(found, key=lambda pod: (pod.created, str(pod)), default=None)
 
     def of_owner(self, owner: OwnerName) -> list[PodFacts]:
         """Return the pods whose identifier this owner's is: several while a virtual machine moves."""
-        return [self._by_uid[uid] for uid in self._by_owner.get(owner, ()) if uid in self._by_uid]
+        return [self._by_key[key] for key in self._by_owner.get(owner, ())]
 
     def of_name(self, namespace: str, name: str) -> PodFacts | None:
         """Return the pod of that name."""
         return self._by_key.get((namespace, name))
+
+
+def _discard(index: dict[K, set[tuple[str, str]]], under: K, key: tuple[str, str]) -> None:
+    index[under].discard(key)
+    if not index[under]:
+        del index[under]
 
 
 def judge(pods: Pods, *, node: str, namespace: str, name: str, uid: str) -> PodFacts | None:

@@ -52,6 +52,8 @@ class KubernetesNode:
         """
         self.host = host
         self.runtime = Containerd(cluster, host, bare=True)
+        self.static = self.runtime.machine.disk / "static"
+        """Where the kubelet finds pods of its own."""
         self._control = control
         self._programs = programs
         self._authority = authority
@@ -96,6 +98,7 @@ class KubernetesNode:
         serving = self._authority.server(f"{name}-kubelet-server", names=[name, self.host.address])
         names = Path(self.runtime.machine.disk / "resolv.conf")
         names.write_text("")
+        self.static.mkdir(exist_ok=True)
         config = {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
@@ -118,6 +121,7 @@ class KubernetesNode:
             "nodeStatusUpdateFrequency": "2s",
             "registerWithTaints": [{"key": START_UP_TAINT, "effect": "NoSchedule"}],
             "resolvConf": str(names),
+            "staticPodPath": str(self.static),
             "tlsCertFile": str(serving.certificate),
             "tlsPrivateKeyFile": str(serving.key),
             "volumePluginDir": "/var/lib/kubelet/volume-plugins",

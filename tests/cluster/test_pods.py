@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 from typing import Any
 
 import pytest
 
+from lab.kubernetes.cluster import KubernetesCluster
 from tests.cluster.kubectl import PORT, Kubectl, deployment, eventually, pod_spec, service
 
 pytestmark = pytest.mark.timeout(300)
@@ -45,6 +47,20 @@ def test_pods_reach_each_other(kube: Kubectl) -> None:
         for other in pods:
             assert kube.ask(name(pod), address(other), "/hostname") == name(other)
             assert client(kube.ask(name(pod), address(other), "/clientip")) == address(pod)
+
+
+def test_a_static_pod(ours: KubernetesCluster, kube: Kubectl) -> None:
+    """A kubelet's own pod, whose uid the API server has in an annotation of its mirror only, is reached like others."""
+    metadata = {"name": "own", "namespace": kube.namespace, "labels": {"app": "own"}}
+    file = ours.nodes[0].static / "own.json"
+    file.write_text(json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod_spec()}))
+    try:
+        (own,) = kube.ready("own", 1)
+        kube.apply(deployment("asks", replicas=1))
+        (asks,) = kube.ready("asks", 1)
+        assert kube.ask(name(asks), address(own), "/hostname") == name(own)
+    finally:
+        file.unlink()
 
 
 def test_services(kube: Kubectl) -> None:

@@ -150,6 +150,18 @@ def test_an_address_belongs_to_its_namespace(kube: Kubectl, other: Kubectl) -> N
     assert heir["status"]["podIP"] == address
 
 
+def test_a_uid_is_not_had_by_writing_it(kube: Kubectl, other: Kubectl) -> None:
+    """A pod that says it shows a static pod, with another's uid, is one of its own; the other stays what it was."""
+    kube.apply(deployment("web", replicas=1))
+    (pod,) = kube.ready("web", 1)
+    told = {"kubernetes.io/config.hash": pod["metadata"]["uid"]}
+    metadata = {"name": "thief", "labels": {"app": "thief"}, "annotations": told}
+    other.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod_spec()})
+    (thief,) = other.ready("thief", 1)
+    assert thief["status"]["podIP"] != pod["status"]["podIP"]
+    assert other.ask("thief", pod["status"]["podIP"], "/hostname") == pod["metadata"]["name"]
+
+
 def _gone(kube: Kubectl, name: str) -> None:
     assert name not in [pod["metadata"]["name"] for pod in kube.get("pods")["items"]]
 

@@ -24,6 +24,23 @@ ONE = Registration(
 )
 
 
+STATIC = "0123456789abcdef0123456789abcdef"
+"""The uid of a static pod of n1."""
+
+
+def mirror(
+    name: str, *, hash_: str = STATIC, said: str = "", node: str = "n1", controller: bool = True, **more: str
+) -> dict[str, Any]:
+    """Return the mirror of a static pod of n1, or what pretends to be one."""
+    return pod(
+        name,
+        node=node,
+        annotations={"kubernetes.io/config.hash": hash_, "kubernetes.io/config.mirror": said or hash_},
+        ownerReferences=[{"kind": "Node", "name": "n1", "uid": "uid-n1", "controller": controller}],
+        **more,
+    )
+
+
 @pytest.mark.parametrize(
     ("tree", "owner"),
     [
@@ -37,11 +54,16 @@ ONE = Registration(
             pod("virt-launcher-vm-x2", ownerReferences=[{"kind": "VirtualMachineInstance", "name": "vm"}]),
             "machine/ns/vm",
         ),
-        (pod("etcd-n1", uid="mirror", annotations={"kubernetes.io/config.hash": "static"}), "uid/static"),
+        (mirror("etcd-n1"), f"uid/{STATIC}"),
+        (mirror("evil", hash_="uid-victim"), "uid/uid-evil"),
+        (mirror("evil", said="another"), "uid/uid-evil"),
+        (mirror("evil", node="n2"), "uid/uid-evil"),
+        (mirror("evil", controller=False), "uid/uid-evil"),
+        (pod("evil", annotations={"kubernetes.io/config.hash": STATIC}), "uid/uid-evil"),
     ],
 )
 def test_whose_an_identifier_is(tree: dict[str, Any], owner: str) -> None:
-    """A pod's own, or that of whoever keeps it under its name; a static pod's uid is not its mirror's."""
+    """A pod's own, or that of whoever keeps it under its name; a static pod's uid is not its mirror's, only there."""
     assert str(parse_pod(tree).owner) == owner
 
 
@@ -67,6 +89,25 @@ def test_a_node_speaks_for_its_own_pods_only(asked: dict[str, str], reason: str)
     assert judge(known, **request) is known.of_uid("uid-web")
     with pytest.raises(Refused, match=reason):
         judge(known, **{**request, **asked})
+
+
+@pytest.mark.parametrize("uid", ["uid-web", STATIC])
+@pytest.mark.parametrize("first", [True, False])
+def test_nobody_takes_a_uid_by_writing_it(uid: str, first: bool) -> None:  # noqa: FBT001 - of the table
+    """Its pod is still found, another node gets nothing of it, and a thief that goes takes nothing along."""
+    victim = pod("web") if uid == "uid-web" else mirror("web", creationTimestamp="2026-01-01T00:00:00Z")
+    thief = mirror("thief", hash_=uid, namespace="a", node="n2", creationTimestamp="2026-01-02T00:00:00Z")
+    thief["metadata"]["ownerReferences"][0]["name"] = "n2"
+    known = pods(*((thief, victim) if first else (victim, thief)))
+    found = judge(known, node="n1", namespace="ns", name="web", uid=uid)
+    assert found == parse_pod(victim)
+    with pytest.raises(Refused, match=f"the pod with uid '{uid}' is ns/web, not a/thief"):
+        judge(known, node="n2", namespace="a", name="thief", uid=uid)
+    known.put(parse_pod({**victim, "status": {"phase": "Failed"}}))
+    assert str(known.of_uid(uid)) == "ns/web"
+    known.remove("a", "thief")
+    assert known.of_uid(uid) is not None
+    assert [str(one) for one in known.of_owner(found.owner)] == ["ns/web"]
 
 
 def test_what_is_not_there_yet() -> None:
