@@ -119,7 +119,8 @@ def register(
     if left is not None and left_in_use:
         raise Refused(
             Reason.NOT_NOW,
-            f"node {request.node!r} declares locator {locator}, but mappings still point at its locator {left}",
+            f"node {request.node!r} waits: mappings still point at its locator {left}, in place of which it declares "
+            f"{locator}, until its pods have ended and what they left is swept",
         )
     node = Node(name=request.node, locator=locator, address=request.address, port=request.port)
     if view.node(request.node) == node and other is not None:

@@ -18,7 +18,9 @@ from controller.core.registration import Registration
 from controller.core.sweep import SetFacts, braked, parse_set
 from controller.events import Events
 from controller.informer import Informer
-from controller.reports import Report, Reports
+from controller.reports import FRESH, Report, Reports
+from controller.rules import TrustingRules
+from controller.server import ControllerServer
 from controller.service import Service
 from controller.standing import Standing
 from controller.sweep import Patience, Sweep
@@ -26,6 +28,7 @@ from ila import mapping
 from ila.address import Identifier, Locator
 from ila.domain import Domain
 from ila.mapping import Generation, OwnerName, probe_identifier
+from proto import ilanet_pb2 as pb
 from tests.fake_store import FakeStore
 from tests.fakes_kubernetes import FakeKubernetes, Tree, node, of_set, pod
 
@@ -107,8 +110,9 @@ class World:
         wanted = probe_identifier(name)
         assert (await self.service.assign(holder, take_over=True, reserved=wanted)).identifier == wanted
 
-    def report(self, name: str, *owners: str) -> None:
-        self.reports.put(name, Report(version="1", serving=True, owners=frozenset(owners), when=time.monotonic()))
+    def report(self, name: str, *owners: str, ago: float = 0) -> None:
+        when = time.monotonic() - ago
+        self.reports.put(name, Report(version="1", serving=True, owners=frozenset(owners), when=when))
 
     async def owners(self) -> set[str]:
         return {str(name) for name in await Clearing(store=self.store, domain=DOMAIN).owners()}
@@ -245,6 +249,43 @@ async def test_a_new_node_waits_for_a_pod_cidr_that_is_still_in_use() -> None:
     taken = await world.join("n2", "fd00:a::2", declared="fd00:c0de:0:7::/64")
     assert taken == Locator.parse("fd00:c0de:0:7::/64")
     assert await Clearing(store=world.store, domain=DOMAIN).nodes() == ["n2"]
+
+
+@pytest.mark.parametrize("lost", [True, False])
+async def test_a_node_that_was_reinstalled_gets_its_new_pod_cidr(lost: bool) -> None:  # noqa: FBT001 - of the table
+    """Once what it lost is swept, of which it says only by registering; a pod that it still has keeps it waiting."""
+    world = World()
+    server = ControllerServer(
+        service=world.service,
+        domain=DOMAIN,
+        closed_ports=(),
+        authenticated=False,
+        standing=world.standing,
+        rules=TrustingRules(),
+        reports=world.reports,
+    )
+    await world.join("n1", declared="fd00:c0de:0:7::/64")
+    identifier = await world.start(pod("a"))
+    world.report("n1", "uid/uid-a", ago=FRESH)
+    world.pods.remove("ns", "a")
+    held = pb.Held(
+        identifier=identifier.value, pod=pb.Pod(namespace="ns", name="a", uid="uid-a"), container_id="c-uid-a"
+    )
+    again = pb.RegisterRequest(
+        node="n1",
+        control_address="fd00:a::1",
+        control_port=7444,
+        locator="fd00:c0de:0:8::/64",
+        held=[] if lost else [held],
+    )
+    for now in (0, 301):
+        with pytest.raises(Refused, match="'n1' waits: mappings still point at its locator fd00:c0de:0:7::/64"):
+            await server._register(again, None)  # type: ignore[arg-type]  # nobody is on the line
+        await world.sweep.step(now)
+    if lost:
+        reply = await server._register(again, None)  # type: ignore[arg-type]
+        assert reply.locator == "fd00:c0de:0:8::/64"
+    assert await world.owners() == (set() if lost else {"uid/uid-a"})
 
 
 async def test_a_node_s_own_end_of_probes_stays_with_it() -> None:
