@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Follows all objects of one kind: lists, watches, and lists again when changes were lost; read back, diff, apply."""
+"""Follows all objects of one kind: lists, watches, and lists again after any failure; read back, diff, apply."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-from controller.core.kubernetes import Kind, Kubernetes, KubernetesError, WatchLost
+from controller.core.kubernetes import Kind, Kubernetes, KubernetesError
 
 log = logging.getLogger("controller.informer")
+
+WATCHES = 8
+"""Watches between two lists, half an hour: who resumes one at an API server that was restored may hear nothing."""
 
 T = TypeVar("T")
 
@@ -37,6 +40,7 @@ class Informer(Generic[T]):
         self._removed = removed
         self._backoff = tuple(backoff)
         self._version = ""
+        self._watches = 0
         self._changed = asyncio.Condition()
         self.objects: dict[tuple[str, str], T] = {}
         self.complete = False
@@ -63,7 +67,7 @@ class Informer(Generic[T]):
                 self._remove(key)
             for key, tree in present.items():
                 self._take(key, tree)
-            self._version = listed.version
+            self._version, self._watches = listed.version, WATCHES
             self.complete = True
             await self._wake()
         async with contextlib.aclosing(self._kubernetes.watch(self._kind, self._version)) as changes:
@@ -75,9 +79,12 @@ class Informer(Generic[T]):
                         self._take(_key(tree), tree)
                     self._version = tree["metadata"]["resourceVersion"]
                     await self._wake()
-            except WatchLost:
+            except KubernetesError:  # changes were lost, or it is another API server, restored from a backup
                 self._version = ""
                 raise
+        self._watches -= 1
+        if not self._watches:
+            self._version = ""
 
     async def until(self, true: Callable[[], bool], patience: float) -> bool:
         """Wait for something to be true of the objects, at most `patience` seconds; return whether it is."""

@@ -16,7 +16,7 @@ import aiohttp
 from kubernetes.aio import client, config, watch
 from kubernetes.aio.client.exceptions import ApiException
 
-from controller.core.kubernetes import Kind, KubernetesError, Lease, Listed, Review, WatchLost, parse_review
+from controller.core.kubernetes import Kind, KubernetesError, Lease, Listed, Review, parse_review
 from ila.certificates import Authority
 
 log = logging.getLogger("controller.kube")
@@ -88,10 +88,7 @@ class KubernetesApi:
                 return Listed(objects, tree["metadata"]["resourceVersion"])
 
     async def watch(self, kind: Kind, version: str) -> AsyncGenerator[tuple[str, Mapping[str, Any]], None]:
-        """Yield changes after a version, as (ADDED, MODIFIED, DELETED or BOOKMARK, tree), until the server ends it.
-
-        WatchLost if the server does not have that version any more.
-        """
+        """Yield changes after a version, as (ADDED, MODIFIED, DELETED or BOOKMARK, tree), until the server ends it."""
         stream: Any = watch.Watch(return_type="object")
         api, name = self._lists[kind]
         try:
@@ -252,8 +249,6 @@ def _errors(what: str) -> Iterator[None]:
     try:
         yield
     except ApiException as error:
-        if error.status == 410:
-            raise WatchLost(f"{what}: {error.reason}") from error
         raise KubernetesError(f"{what}: the API server says {error.status} {error.reason}") from error
     except (TimeoutError, aiohttp.ClientError, OSError) as error:
         raise KubernetesError(f"{what}: the API server does not answer: {str(error) or 'deadline exceeded'}") from error

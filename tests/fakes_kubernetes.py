@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
-from controller.core.kubernetes import Kind, KubernetesError, Lease, Listed, Review, WatchLost
+from controller.core.kubernetes import Kind, KubernetesError, Lease, Listed, Review
 from ila.certificates import Authority
 
 Tree = dict[str, Any]
@@ -36,6 +36,10 @@ def node(name: str, address: str = "fd00:a::1", **spec: object) -> Tree:
     }
 
 
+def _key(tree: Tree) -> str:
+    return f"{tree['metadata'].get('namespace', '')}/{tree['metadata']['name']}"
+
+
 class FakeKubernetes:
     """The API server of a test."""
 
@@ -48,14 +52,17 @@ class FakeKubernetes:
         self.lease: Lease | None = None
         self.told: list[tuple[str, ...]] = []
         self.fail_next = ""
-        self._version = 0
+        self.brief = False
+        """Every watch ends once there is nothing new."""
+        self.version = 0
+        self._restored = 0
         self._changes: dict[Kind, list[tuple[int, str, Tree]]] = {kind: [] for kind in Kind}
         self._news = asyncio.Event()
         self._oldest = 0
 
     def put(self, kind: Kind, tree: Tree) -> None:
         """Make or change an object."""
-        key = f"{tree['metadata'].get('namespace', '')}/{tree['metadata']['name']}"
+        key = _key(tree)
         event = "MODIFIED" if key in self.objects[kind] else "ADDED"
         self._note(kind, event, tree)
         self.objects[kind][key] = tree
@@ -64,16 +71,29 @@ class FakeKubernetes:
         """Remove an object."""
         self._note(kind, "DELETED", self.objects[kind].pop(f"{namespace}/{name}"))
 
+    def restore(self, version: int) -> None:
+        """Be as it was at that version, and break all watches that wait."""
+        self.version = version
+        for kind, changes in self._changes.items():
+            kept = [change for change in changes if change[0] <= version]
+            self._changes[kind], self.objects[kind] = kept, {}
+            for _, event, tree in kept:
+                self.objects[kind].pop(_key(tree), None)
+                if event != "DELETED":
+                    self.objects[kind][_key(tree)] = tree
+        self._restored += 1
+        self._news.set()
+
     def compact(self) -> None:
         """Forget every change so far, and end all watches."""
-        self._oldest = self._version + 1
-        self._version += 1
+        self._oldest = self.version + 1
+        self.version += 1
         self._news.set()
 
     def _note(self, kind: Kind, event: str, tree: Tree) -> None:
-        self._version += 1
-        tree["metadata"]["resourceVersion"] = str(self._version)
-        self._changes[kind].append((self._version, event, tree))
+        self.version += 1
+        tree["metadata"]["resourceVersion"] = str(self.version)
+        self._changes[kind].append((self.version, event, tree))
         self._news.set()
 
     def _called(self, what: str) -> None:
@@ -84,17 +104,21 @@ class FakeKubernetes:
     async def list(self, kind: Kind) -> Listed:
         self._called("list")
         self.lists += 1
-        return Listed(list(self.objects[kind].values()), str(self._version))
+        return Listed(list(self.objects[kind].values()), str(self.version))
 
     async def watch(self, kind: Kind, version: str) -> AsyncGenerator[tuple[str, Mapping[str, Any]], None]:
         self._called("watch")
-        at = int(version)
+        at, restored = int(version), self._restored
         while True:
+            if restored != self._restored:
+                raise KubernetesError("the connection is lost")
             if at < self._oldest:
-                raise WatchLost("too old")
+                raise KubernetesError("too old")
             for number, event, tree in [change for change in self._changes[kind] if change[0] > at]:
                 at = number
                 yield event, tree
+            if self.brief:
+                return
             self._news.clear()
             await self._news.wait()
 

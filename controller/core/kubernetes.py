@@ -22,10 +22,6 @@ class KubernetesError(Exception):
     """The API server did not do what it was asked; the message says what that was, and its reason."""
 
 
-class WatchLost(KubernetesError):  # noqa: N818 - says what happened
-    """The changes since that version are not to be had any more: list again."""
-
-
 class Kind(enum.Enum):
     """Kinds of objects that are followed."""
 
@@ -69,7 +65,7 @@ class Kubernetes(Protocol):
         """Return every object of a kind, as trees, and the version to watch from."""
 
     def watch(self, kind: Kind, version: str) -> AsyncGenerator[tuple[str, Mapping[str, Any]], None]:
-        """Yield changes after a version, as (type of event, tree), until the server ends it; WatchLost."""
+        """Yield changes after a version, as (type of event, tree), until the server ends it."""
 
     async def review(self, token: str, audience: str) -> Review | None:
         """Return whose token it is; None if it is nobody's."""

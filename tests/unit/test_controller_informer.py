@@ -8,9 +8,11 @@ import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
+
 from controller.core.kubernetes import Kind
 from controller.core.pods import PodFacts, Pods, parse_pod
-from controller.informer import Informer
+from controller.informer import WATCHES, Informer
 from tests.fakes_kubernetes import FakeKubernetes, pod
 
 
@@ -73,6 +75,39 @@ async def test_lost_changes_are_listed() -> None:
         followed.kubernetes.compact()
         assert await followed.has("c")
         assert followed.kubernetes.lists == 2
+
+
+async def test_a_restored_api_server_is_listed(caplog: pytest.LogCaptureFixture) -> None:
+    """Its versions are lower: a watch from where we were would be silent until they have caught up."""
+    followed = Followed()
+    followed.kubernetes.put(Kind.POD, pod("a"))
+    backup = followed.kubernetes.version
+    for name in "bcd":
+        followed.kubernetes.put(Kind.POD, pod(name))
+    async with running(followed):
+        assert await followed.has(*"abcd")
+        followed.kubernetes.restore(backup)
+        followed.kubernetes.put(Kind.POD, pod("new"))
+        assert await followed.has("a", "new")
+    assert "pods are not followed: the connection is lost" in caplog.text
+
+
+async def test_a_restore_that_breaks_no_watch_is_noticed_in_time() -> None:
+    """Behind a balancer the next API server takes the watch up: watches that end resume, but not for ever."""
+    followed = Followed()
+    followed.kubernetes.brief = True
+    followed.kubernetes.put(Kind.POD, pod("a"))
+    backup = followed.kubernetes.version
+    followed.kubernetes.put(Kind.POD, pod("b"))
+    await followed.informer.step()
+    followed.kubernetes.restore(backup)
+    followed.kubernetes.put(Kind.POD, pod("new"))
+    for _ in range(WATCHES - 1):
+        await followed.informer.step()
+    assert followed.kubernetes.lists == 1
+    await followed.informer.step()
+    assert followed.kubernetes.lists == 2
+    assert {item.name for item in followed.pods.all()} == {"a", "new"}
 
 
 async def test_failures_are_tried_again() -> None:
