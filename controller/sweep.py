@@ -69,7 +69,7 @@ class Sweep:
         registry: CollectorRegistry,
         us: tuple[str, str],
     ) -> None:
-        """Take what shows the cluster, and namespace and name of this controller's own pod, for its Events."""
+        """Take what shows the cluster, and our own pod's namespace and name: who does not see it sees too little."""
         self._clearing = clearing
         self._pods = pods
         self._followed = followed
@@ -84,7 +84,7 @@ class Sweep:
         self._gone: Waiting[str] = Waiting()
         self._quarantined: Waiting[Locator] = Waiting()
         self._freed = Counter("ilanet_sweep_freed", "What was freed, by kind.", ["kind"], registry=registry)
-        self._braked = Gauge("ilanet_sweep_braked", "1 if too much was to be freed, so nothing is.", registry=registry)
+        self._braked = Gauge("ilanet_sweep_braked", "1 if nothing is freed: too little is shown.", registry=registry)
         waiting = Gauge("ilanet_sweep_waiting", "Identifiers that nobody wants, still waiting.", registry=registry)
         waiting.set_function(lambda: float(len(self._owners)))
 
@@ -102,6 +102,13 @@ class Sweep:
         """Look at everything once, and free what has waited long enough; `now` is of the monotonic clock."""
         if not (self._followed.complete and self._nodes.complete and self._sets.complete):
             return
+        us = self._pods.of_name(*self._us)
+        if us is None or not self._is_there(us.node):
+            self._brake(
+                f"Kubernetes does not show this controller's own pod {'/'.join(self._us)} and its node: nothing is "
+                "freed, since the API server may have lost its records"
+            )
+            return
         await self._sweep_owners(now)
         await self._sweep_nodes(now)
 
@@ -116,12 +123,9 @@ class Sweep:
             if owner is not None and not is_used(owner, name, there=self._is_there, used=used):
                 due.append(name)
         reason = braked(len(due), len(names), share=self._patience.share, least=_LEAST)
-        self._braked.set(bool(reason))
+        self._brake(reason)
         if reason:
-            self._standing.problem(PROBLEM, reason)
-            self._events.about_us(*self._us, reason="IlanetSweepBraked", message=reason)
             return
-        self._standing.well(PROBLEM)
         for name in due:
             await self._clearing.forget(name)
             self._freed.labels("identifier").inc()
@@ -136,6 +140,15 @@ class Sweep:
         for locator in self._quarantined.due(now, lambda _: self._patience.locator):
             await self._clearing.free_locator(locator)
             self._freed.labels("locator").inc()
+
+    def _brake(self, reason: str) -> None:
+        """Say everywhere why nothing is freed; '': it is."""
+        self._braked.set(bool(reason))
+        if reason:
+            self._standing.problem(PROBLEM, reason)
+            self._events.about_us(*self._us, reason="IlanetSweepBraked", message=reason)
+        else:
+            self._standing.well(PROBLEM)
 
     def _grace(self, name: OwnerName) -> float:
         return self._patience.keep if name.keeps_address else self._patience.pod

@@ -57,14 +57,12 @@ def is_wanted(
 
 
 def is_used(owner: Owner, name: OwnerName, *, there: Callable[[str], bool], used: Mapping[str, frozenset[str]]) -> bool:
-    """Tell whether the node that holds it may still have the pod: one that is there and does not say otherwise.
+    """Tell whether the node that holds it may still have the pod: it says so, or says nothing and is there.
 
     `there` tells whether Kubernetes has a node; `used` are the owners that each node has reported of late.
     """
-    if not there(owner.node):
-        return False
     reported = used.get(owner.node)
-    return reported is None or name.text in reported
+    return there(owner.node) if reported is None else name.text in reported
 
 
 class Waiting(Generic[K]):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from controller.reports import FRESH
 from lab.kubernetes.cluster import KubernetesCluster
 from lab.namespace import CommandError
 from tests.cluster.kubectl import Kubectl, deployment, eventually
@@ -91,7 +92,7 @@ def test_a_node_that_is_gone_and_comes_back(
                 has_finding(door, "belong to nobody whom Kubernetes shows")
                 assert "belong to nobody whom Kubernetes shows" in written(system)
 
-            eventually(braked)
+            eventually(braked, patience=60 + FRESH)  # until then the node's last report counts
             assert status(system, first)["mappings"] >= mappings
         with changed(system, CONTROLLER, lambda text: sweeping(text, 1)):
 

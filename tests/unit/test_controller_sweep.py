@@ -64,6 +64,8 @@ class World:
         )
         for informer in (self.followed, self.nodes, self.sets):
             informer.complete = True
+        self.pods.put(parse_pod(pod("c1", namespace="ilanet-system", node="n0")))
+        self.nodes.objects["", "n0"] = parse_node(node("n0", "fd00:a::f"))
         self.reports = Reports()
         self.standing = Standing(registry=CollectorRegistry())
         self.events = Events(kubernetes=self.kubernetes, reporter="c1")
@@ -149,6 +151,52 @@ async def test_a_node_that_says_nothing_may_have_it() -> None:
     del world.nodes.objects["", "n1"]
     await world.sweep.step(900)
     assert await world.owners() == set()
+
+
+async def test_a_node_s_word_counts_where_kubernetes_shows_no_such_node() -> None:
+    """An agent that reports a pod has it; a machine that is off says nothing soon."""
+    world = World()
+    await world.join("n1")
+    await world.start(pod("a"))
+    world.pods.remove("ns", "a")
+    del world.nodes.objects["", "n1"]
+    for now in (0, 400):
+        world.report("n1", "uid/uid-a")
+        await world.sweep.step(now)
+    assert await world.owners() == {"uid/uid-a"}
+    world.report("n1", "uid/uid-a", ago=FRESH)
+    await world.sweep.step(500)
+    assert await world.owners() == set()
+
+
+@pytest.mark.parametrize("lost", ["pods", "nodes"])
+async def test_nothing_is_freed_by_who_does_not_see_itself(lost: str) -> None:
+    """An empty list of a small cluster, of pods or of nodes, is no reason to free even one identifier."""
+    world = World()
+    await world.join("n1")
+    await world.start(pod("a"))
+    world.pods.remove("ns", "a")
+    world.report("n1")
+    us, here = world.pods.of_name("ilanet-system", "c1"), world.nodes.objects.copy()
+    assert us is not None
+    if lost == "pods":
+        world.pods.remove("ilanet-system", "c1")
+    else:
+        world.nodes.objects.clear()
+    for now in (0, 400, 800):
+        await world.sweep.step(now)
+    assert await world.owners() == {"uid/uid-a"}
+    assert world.registry.get_sample_value("ilanet_sweep_braked") == 1
+    assert "does not show this controller's own pod ilanet-system/c1" in world.standing.problems["sweep"]
+    assert world.events._queue.get_nowait()[1] == "IlanetSweepBraked"
+    world.pods.put(us)
+    world.nodes.objects |= here
+    for now in (900, 1300):
+        world.report("n1")
+        await world.sweep.step(now)
+    assert await world.owners() == set()
+    assert world.registry.get_sample_value("ilanet_sweep_braked") == 0
+    assert "sweep" not in world.standing.problems
 
 
 async def test_a_stateful_sets_address_waits_for_its_pod() -> None:
