@@ -27,9 +27,9 @@ class Clearing(Decider):
         view = await self._repeat(lambda _: self._view((mapping.owner_key(name),)))
         return view.owner(name)
 
-    async def forget(self, name: OwnerName) -> None:
-        """Remove an owner whom Kubernetes does not have any more, with its mapping."""
-        await self._end((mapping.owner_key(name),), lambda view: assignment.forget(view, name))
+    async def forget(self, name: OwnerName, judged: Owner) -> None:
+        """Remove an owner whom Kubernetes does not have any more, with its mapping, unless it is another by now."""
+        await self._end((mapping.owner_key(name),), lambda view: assignment.forget(view, name, judged))
 
     async def nodes(self) -> list[str]:
         """Return the name of every node that etcd knows."""

@@ -20,7 +20,7 @@ from controller.informer import Informer
 from controller.reports import Reports
 from controller.standing import Standing
 from ila.address import Locator
-from ila.mapping import OwnerName, RecordError
+from ila.mapping import Owner, OwnerName, RecordError
 from ila.store import StoreError
 
 log = logging.getLogger("controller.sweep")
@@ -117,17 +117,19 @@ class Sweep:
         sets, nodes = self._sets.objects, self._nodes.objects
         self._owners.see((name for name in names if not is_wanted(name, self._pods, sets, nodes)), now)
         used = {node: report.owners for node, report in self._reports.fresh().items()}
-        due = []
+        due: dict[OwnerName, Owner] = {}
         for name in self._owners.due(now, self._grace):
             owner = await self._clearing.owner(name)
             if owner is not None and not is_used(owner, name, there=self._is_there, used=used):
-                due.append(name)
+                due[name] = owner
         reason = braked(len(due), len(names), share=self._patience.share, least=_LEAST)
         self._brake(reason)
         if reason:
             return
-        for name in due:
-            await self._clearing.forget(name)
+        for name, judged in due.items():
+            if is_wanted(name, self._pods, sets, nodes):
+                continue  # it has come back meanwhile
+            await self._clearing.forget(name, judged)
             self._freed.labels("identifier").inc()
 
     async def _sweep_nodes(self, now: float) -> None:

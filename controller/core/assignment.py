@@ -186,10 +186,10 @@ def give_back(view: View, node: str, identifier: Identifier, why: str) -> Plan |
     return Plan(Transaction(view.expected(*gone), deletes=gone), f"released identifier={identifier} {why}: unused")
 
 
-def forget(view: View, name: OwnerName) -> Plan | None:
-    """Remove an owner's record, whatever its state, with its mapping; None if there is none."""
+def forget(view: View, name: OwnerName, judged: Owner) -> Plan | None:
+    """Remove an owner's record, whatever its state, with its mapping; None if it is not the one that was judged."""
     owner = view.owner(name)
-    if owner is None:
+    if owner is None or owner != judged:
         return None
     key = mapping.owner_key(name)
     gone = frozenset((key, mapping.mapping_key(owner.identifier), mapping.taken_identifier_key(owner.identifier)))

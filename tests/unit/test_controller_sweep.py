@@ -220,6 +220,30 @@ async def test_a_stateful_sets_address_waits_for_its_pod() -> None:
     assert await world.owners() == {"name/ns/web-1"}
 
 
+async def test_a_pod_that_comes_back_meanwhile_keeps_its_address() -> None:
+    """One that has its identifier again before the sweep gets to it, and one that is there but did not ask yet."""
+    world = World()
+    await world.join("n1")
+    trees = {name: pod(name, uid=f"second-{name}", ownerReferences=of_set("db")) for name in ("db-0", "db-1")}
+    had = []
+    for name in trees:
+        had.append(await world.start(pod(name, ownerReferences=of_set("db"))))
+        world.pods.remove("ns", name)
+    await world.sweep.step(0)
+
+    async def come_back() -> None:
+        assert await world.start(trees["db-0"]) == had[0]
+        world.pods.put(parse_pod(trees["db-1"]))
+
+    world.store.before_commit.append(come_back)
+    world.report("n1")
+    await world.sweep.step(3601)
+    assert world.store.before_commit == []
+    assert await world.owners() == {"name/ns/db-0", "name/ns/db-1"}
+    assert len(world.store.under(mapping.MAPPINGS)) == 2
+    assert await world.start(trees["db-1"]) == had[1]
+
+
 async def test_too_much_at_once_is_not_freed() -> None:
     """An API server that lost its records: nothing is freed, and metric, Event and /status say so."""
     world = World()
