@@ -115,7 +115,7 @@ class KubernetesApi:
             api = client.AuthenticationV1Api(self._api)
             ask = api.create_token_review_without_preload_content
             answer = await ask(client.V1TokenReview(spec=spec), _request_timeout=_DEADLINE)
-            return parse_review(_checked(await _read(answer)))
+            return parse_review(_checked(await _read(answer)), audience)
 
     # --- the authority ---
 

@@ -95,12 +95,17 @@ class Kubernetes(Protocol):
         """Write an Event about an object, given as a reference (kind, namespace, name, uid)."""
 
 
-def parse_review(tree: Mapping[str, Any]) -> Review | None:
-    """Return whose token a TokenReview says it is; None if it is no service account's."""
+def parse_review(tree: Mapping[str, Any], audience: str) -> Review | None:
+    """Return whose token a TokenReview says it is; None if it is no service account's, or not for this audience.
+
+    An API server that knows no audiences names none, and says of every token that it is good.
+    """
     status = tree.get("status") or {}
     user = status.get("user") or {}
     name = user.get("username", "")
-    if not status.get("authenticated") or not name.startswith(_ACCOUNT):
+    if not status.get("authenticated") or audience not in (status.get("audiences") or ()):
+        return None
+    if not name.startswith(_ACCOUNT):
         return None
     namespace, _, account = name.removeprefix(_ACCOUNT).partition(":")
     nodes = (user.get("extra") or {}).get(_NODE_OF_TOKEN) or [""]

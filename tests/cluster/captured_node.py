@@ -25,7 +25,7 @@ from proto import ilanet_pb2 as pb
 from proto.ilanet_pb2_grpc import ControllerStub, EnrolmentStub
 
 CA = Path("/etc/ilanet-ca/ca.crt").read_bytes()
-TOKEN = Path("/var/run/secrets/ilanet/token").read_text()
+TOKEN, API_TOKEN = (Path(f"/var/run/secrets/ilanet/{name}").read_text() for name in ("token", "api"))
 CONTROLLER, ETCD = (os.environ[f"ILANET_{name}_SERVICE_HOST"] for name in ("CONTROLLER", "ETCD"))
 AUTHORITIES = {CONTROLLER: "ilanet-controller", ETCD: "ilanet-etcd"}
 
@@ -68,6 +68,7 @@ async def main(told: dict[str, Any]) -> dict[str, str]:
     said: dict[str, str] = {"the API server, with this token": api_server()}
     said["a member's certificate"] = await outcome(sign(pb.Purpose.PURPOSE_ETCD_MEMBER))
     said["any certificate, with no token"] = await outcome(sign(pb.Purpose.PURPOSE_NODE, "x"))
+    said["any certificate, with a token for the API server"] = await outcome(sign(pb.Purpose.PURPOSE_NODE, API_TOKEN))
     certificate, key = await sign(pb.Purpose.PURPOSE_NODE)
     here = str(address(os.environ["HOST_IPS"]))
 

@@ -33,7 +33,7 @@ def identifier(pod: dict[str, Any]) -> int:
 
 def node_pod(name: str, node: str, told: dict[str, Any]) -> dict[str, object]:
     """Return a pod with all that an agent's pod on this node has: its account, its token, its network."""
-    token = {"serviceAccountToken": {"path": "token", "audience": "ilanet"}}
+    tokens = [{"path": "token", "audience": "ilanet"}, {"path": "api"}]
     fields = {"HOST_IPS": "status.hostIPs", "NODE_NAME": "spec.nodeName"}
     return {
         "apiVersion": "v1",
@@ -63,7 +63,7 @@ def node_pod(name: str, node: str, told: dict[str, Any]) -> dict[str, object]:
             ],
             "volumes": [
                 {"name": "authority", "configMap": {"name": "ilanet-ca"}},
-                {"name": "token", "projected": {"sources": [token]}},
+                {"name": "token", "projected": {"sources": [{"serviceAccountToken": one} for one in tokens]}},
             ],
         },
     }
@@ -102,6 +102,7 @@ def test_a_captured_node(kube: Kubectl) -> None:
         "the API server, with this token": "401",
         "a member's certificate": "PERMISSION_DENIED: a certificate PURPOSE_ETCD_MEMBER is for",
         "any certificate, with no token": "PERMISSION_DENIED: the token is no service account's",
+        "any certificate, with a token for the API server": "PERMISSION_DENIED: the token is no service account's",
         "registering the other node": f"PERMISSION_DENIED: the certificate of 'ilanet:node:{here}' may not act for",
         "another node's address": f"PERMISSION_DENIED: address {address} is none of node '{here}'",
         "the other node's pod, as that node": f"PERMISSION_DENIED: the certificate of 'ilanet:node:{here}'",

@@ -215,8 +215,16 @@ def test_whose_a_token_is() -> None:
         "username": "system:serviceaccount:ilanet-system:ilanet-agent",
         "extra": {"authentication.kubernetes.io/node-name": ["n1"]},
     }
-    review = parse_review({"status": {"authenticated": True, "user": user}})
+    status = {"authenticated": True, "audiences": ["ilanet"], "user": user}
+    review = parse_review({"status": status}, "ilanet")
     assert review is not None
     assert (review.namespace, review.account, review.node) == ("ilanet-system", "ilanet-agent", "n1")
-    assert parse_review({"status": {"authenticated": False, "user": user}}) is None
-    assert parse_review({"status": {"authenticated": True, "user": {"username": "admin"}}}) is None
+    assert parse_review({"status": {**status, "authenticated": False}}, "ilanet") is None
+    assert parse_review({"status": {**status, "user": {"username": "admin"}}}, "ilanet") is None
+
+
+@pytest.mark.parametrize("audiences", [{}, {"audiences": None}, {"audiences": ["https://kubernetes.default.svc"]}])
+def test_a_token_for_somebody_else_is_nobody_s(audiences: dict[str, Any]) -> None:
+    """The API server's word that it is good does not say for whom."""
+    user = {"username": "system:serviceaccount:ilanet-system:ilanet-agent"}
+    assert parse_review({"status": {"authenticated": True, "user": user, **audiences}}, "ilanet") is None
