@@ -31,7 +31,7 @@ class Grant:
 
     owner: OwnerName
     take_over: bool
-    """From a holder that has not released it: Kubernetes shows that it is gone."""
+    """From a holder that has not released it: Kubernetes shows that it is gone, or, without one, the node says so."""
 
     wanted: ipaddress.IPv6Address | None = None
     """The address that the pod must have."""
@@ -46,8 +46,8 @@ class Rules(Protocol):
     async def registered(self, request: Registration) -> Registration:
         """Return the registration as it is allowed."""
 
-    async def grant(self, node: str, pod: pb.Pod) -> Grant:
-        """Return what a pod on a node may have."""
+    async def grant(self, node: str, pod: pb.Pod, *, take_over: bool = False) -> Grant:
+        """Return what a pod on a node may have; take_over: the node says that who holds it is gone."""
 
     def refused(self, node: str, pod: pb.Pod | None, error: Refused) -> None:
         """Hear that a pod got nothing; None: that its node did not."""
@@ -82,9 +82,9 @@ class TrustingRules:
         """Return it as it is."""
         return request
 
-    async def grant(self, node: str, pod: pb.Pod) -> Grant:
+    async def grant(self, node: str, pod: pb.Pod, *, take_over: bool = False) -> Grant:
         """Return what the node says."""
-        return node_itself(node, pod) or Grant(owner=owner_of(pod), take_over=False)
+        return node_itself(node, pod) or Grant(owner=owner_of(pod), take_over=take_over)
 
     def refused(self, node: str, pod: pb.Pod | None, error: Refused) -> None:
         """Tell nobody: the answer and the log say it."""
@@ -124,7 +124,7 @@ class KubernetesRules:
         self._check_complete(self._nodes)
         return core_nodes.checked(request, self._nodes.objects.get(key), by_pod_cidr=self._by_pod_cidr)
 
-    async def grant(self, node: str, pod: pb.Pod) -> Grant:
+    async def grant(self, node: str, pod: pb.Pod, *, take_over: bool = False) -> Grant:  # noqa: ARG002 - pods tell
         """Return what the pod of that uid may have, if it is bound to that node, or for the node itself."""
         own = node_itself(node, pod)
         if own is not None:

@@ -131,11 +131,11 @@ class ControllerServer(ControllerServicer):
     async def _assign(self, request: pb.AssignRequest, context: Context) -> pb.AssignReply:
         node = self._caller(request.node, context)
         try:
-            grant = await self._rules.grant(node, request.pod)
+            grant = await self._rules.grant(node, request.pod, take_over=request.take_over)
             holder = Holder(owner=grant.owner, node=node, container=checked_container(request.container_id))
             assigned = await self._service.assign(
                 holder,
-                take_over=request.take_over or grant.take_over,
+                take_over=grant.take_over,
                 reserved=Identifier(request.reserved) if request.reserved else None,
                 wanted=self._identifier(grant.wanted),
             )

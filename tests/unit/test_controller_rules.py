@@ -9,6 +9,7 @@ import ipaddress
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -22,13 +23,14 @@ from controller.core.registration import Registration
 from controller.events import Events
 from controller.informer import Informer
 from controller.reports import NodeConditions, Report, Reports
-from controller.rules import Grant, KubernetesRules, TrustingRules, owner_of
+from controller.rules import Grant, KubernetesRules, Rules, TrustingRules, owner_of
 from controller.server import ControllerServer
-from controller.service import Registered
+from controller.service import Registered, Service
 from controller.standing import Standing
 from ila.address import Locator
 from ila.mapping import Generation, Node, OwnerName
 from proto import ilanet_pb2 as pb
+from tests.fake_store import FakeStore
 from tests.fakes import DOMAIN
 from tests.fakes_kubernetes import FakeKubernetes, node, of_set, pod
 
@@ -85,6 +87,23 @@ class World:
         return False
 
 
+NOBODY: Any = None
+"""Who is on the line."""
+
+
+def serving(service: Any, *, rules: Rules) -> ControllerServer:
+    """Return the face of a service, or of what has as much of one as is asked for."""
+    return ControllerServer(
+        service=service,
+        domain=DOMAIN,
+        closed_ports=(),
+        authenticated=False,
+        standing=Standing(registry=CollectorRegistry()),
+        rules=rules,
+        reports=Reports(),
+    )
+
+
 def asked(name: str, **more: str) -> pb.Pod:
     return pb.Pod(**{"namespace": "ns", "name": name, "uid": f"uid-{name}", **more})  # type: ignore[arg-type]
 
@@ -120,6 +139,28 @@ async def test_who_is_named_as_owner_does_not_matter() -> None:
         world.kubernetes.put(Kind.POD, {**pod("one", ownerReferences=reference), "status": {"phase": "Succeeded"}})
         assert await world.followed.until(lambda: bool((found := world.pods.of_uid("uid-one")) and found.ended), 1)
         assert (await world.rules.grant("n1", asked("two"))).take_over
+
+
+async def test_a_node_s_word_takes_nothing_from_a_pod_that_lives() -> None:
+    """It says that the holder is gone; Kubernetes shows whether it is."""
+    world = World()
+    reference = [{"kind": "VirtualMachineInstance", "name": "vm"}]
+    service = Service(store=FakeStore(), domain=DOMAIN, locator_pool=DOMAIN.locator_space[0])
+    server = serving(service, rules=world.rules)
+    ask = pb.AssignRequest(node="n2", pod=asked("two"), container_id="c2", take_over=True)
+    async with world.running():
+        for number, name in ((1, "one"), (2, "two")):
+            world.kubernetes.put(Kind.NODE, node(f"n{number}", f"fd00:a::{number}"))
+            world.kubernetes.put(Kind.POD, pod(name, node=f"n{number}", ownerReferences=reference))
+            joined = pb.RegisterRequest(node=f"n{number}", control_address=f"fd00:a::{number}", control_port=7444)
+            await server._register(joined, NOBODY)
+        first = await server._assign(pb.AssignRequest(node="n1", pod=asked("one"), container_id="c1"), NOBODY)
+        with pytest.raises(Refused, match="is held by container 'c1' on node 'n1', which has not released it"):
+            await server._assign(ask, NOBODY)
+        ended = {**pod("one", ownerReferences=reference), "status": {"phase": "Succeeded"}}
+        world.kubernetes.put(Kind.POD, ended)
+        assert await world.followed.until(lambda: bool((found := world.pods.of_uid("uid-one")) and found.ended), 1)
+        assert (await server._assign(ask, NOBODY)).identifier == first.identifier
 
 
 async def test_nothing_is_judged_before_everything_is_known() -> None:
@@ -272,7 +313,7 @@ class Gate(TrustingRules):
     def __init__(self, crowd: int) -> None:
         self._waiting = asyncio.Barrier(crowd)
 
-    async def grant(self, node: str, pod: pb.Pod) -> Grant:
+    async def grant(self, node: str, pod: pb.Pod, *, take_over: bool = False) -> Grant:  # noqa: ARG002 - it knows no pod
         async with asyncio.timeout(5):
             await self._waiting.wait()
         raise Refused(Reason.NOT_NOW, f"Kubernetes does not show pod {pod.name} on {node}")
@@ -293,20 +334,12 @@ class Registry:
 async def test_a_node_whose_pods_are_all_gone_registers_at_once() -> None:
     """A pod that Kubernetes does not show is waited for: one after the other, a node that was away never registers."""
     service = Registry()
-    server = ControllerServer(
-        service=service,  # type: ignore[arg-type]  # of which Register asks no more
-        domain=DOMAIN,
-        closed_ports=(),
-        authenticated=False,
-        standing=Standing(registry=CollectorRegistry()),
-        rules=Gate(100),
-        reports=Reports(),
-    )
+    server = serving(service, rules=Gate(100))
     held = [
         pb.Held(identifier=1 << 61 | number, pod=asked(f"gone-{number}"), container_id=f"c{number}")
         for number in range(1, 101)
     ]
     request = pb.RegisterRequest(node="n1", control_address="fd00:a::1", control_port=7444, held=held)
-    reply = await server._register(request, None)  # type: ignore[arg-type]  # nobody is on the line
+    reply = await server._register(request, NOBODY)
     assert reply.locator == "fd00:c0de::/64"
     assert service.claims == []
