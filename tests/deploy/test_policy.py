@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from tests.deploy.manifests import DEPLOY, Renderers, Tree, containers, pods
@@ -25,6 +27,23 @@ WITH_TOKEN = {
     "apps/v1 DaemonSet ilanet-system/kube-network-policies",
 }
 """Who speaks to the API server."""
+
+RIGHTS = {
+    "ClusterRole pods": {"list", "watch"},
+    "ClusterRole nodes": {"get", "list", "watch", "patch"},
+    "ClusterRole nodes/status": {"patch"},
+    "ClusterRole events": {"create"},
+    "ClusterRole statefulsets.apps": {"list", "watch"},
+    "ClusterRole networkpolicies.networking.k8s.io": {"list", "watch"},
+    "ClusterRole tokenreviews.authentication.k8s.io": {"create"},
+    "Role secrets": {"create"},
+    "Role secrets ilanet-ca": {"get"},
+    "Role configmaps": {"create"},
+    "Role configmaps ilanet-ca": {"get", "update"},
+    "Role leases.coordination.k8s.io": {"create"},
+    "Role leases.coordination.k8s.io ilanet-controller": {"get", "update"},
+}
+"""What controllers may do: the calls of controller/kube.py, and nothing else."""
 
 WRITABLE = {
     "apps/v1 DaemonSet ilanet-system/ilanet-agent": {
@@ -52,6 +71,21 @@ def test_rbac_names_everything(objects: list[Tree]) -> None:
             if "secrets" in rule["resources"]:
                 assert tree["kind"] == "Role"
                 assert rule["verbs"] == ["create"] or rule["resourceNames"] == ["ilanet-ca"]
+
+
+def test_rights_of_controllers(objects: list[Tree]) -> None:
+    """As many as they use; nobody else of ours has any but who enforces policies."""
+    found: dict[str, set[str]] = {}
+    for tree in objects:
+        if tree["kind"] in {"Role", "ClusterRole"} and tree["metadata"]["name"] == "ilanet-controller":
+            for rule in tree["rules"]:
+                places = itertools.product(rule["resources"], rule["apiGroups"], rule.get("resourceNames", [""]))
+                for resource, group, name in places:
+                    where = f"{resource}.{group}".rstrip(".")
+                    found.setdefault(f"{tree['kind']} {where} {name}".rstrip(), set()).update(rule["verbs"])
+    roles = {tree["metadata"]["name"] for tree in objects if tree["kind"] in {"Role", "ClusterRole"}}
+    assert roles <= {"ilanet-controller", "ilanet-kube-network-policies"}
+    assert found == (RIGHTS if "ilanet-controller" in roles else {})
 
 
 def test_images_are_pinned(objects: list[Tree]) -> None:
