@@ -218,6 +218,12 @@ async def test_a_stateful_sets_address_waits_for_its_pod() -> None:
     assert await world.owners() == {"name/ns/web-1", "name/ns/web-2"}
     await world.sweep.step(13_701)
     assert await world.owners() == {"name/ns/web-1"}
+    del world.sets.objects["ns", "web"]
+    await world.sweep.step(20_000)
+    await world.sweep.step(23_599)
+    assert await world.owners() == {"name/ns/web-1"}
+    await world.sweep.step(23_601)
+    assert await world.owners() == set()
 
 
 async def test_a_pod_that_comes_back_meanwhile_keeps_its_address() -> None:
