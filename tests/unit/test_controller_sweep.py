@@ -366,6 +366,28 @@ async def test_a_node_that_was_reinstalled_gets_its_new_pod_cidr(lost: bool) -> 
     assert await world.owners() == (set() if lost else {"uid/uid-a"})
 
 
+async def test_a_kept_address_is_not_held_by_a_node_that_has_lost_its_pod() -> None:
+    """Its mapping goes, which a reinstalled node may wait for; the address waits for the pod, which may wait for it."""
+    world = World()
+    await world.join("n1", declared="fd00:c0de:0:7::/64")
+    world.sets.objects["ns", "db"] = parse_set(stateful_set("db", 1))
+    identifier = await world.start(pod("db-0", ownerReferences=of_set("db")))
+    world.pods.put(parse_pod(pod("db-0", uid="second", node="", ownerReferences=of_set("db"))))
+    for now, owners in ((0, []), (299, []), (301, ["name/ns/db-0"])):
+        world.report("n1", *owners)
+        await world.sweep.step(now)
+        assert len(world.store.under(mapping.MAPPINGS)) == 1
+    world.report("n1")
+    await world.sweep.step(400)
+    assert await world.owners() == {"name/ns/db-0"}
+    assert world.store.under(mapping.MAPPINGS) == {}
+    assert await world.join("n1", declared="fd00:c0de:0:8::/64") == Locator.parse("fd00:c0de:0:8::/64")
+    assert await world.start(pod("db-0", uid="second", ownerReferences=of_set("db"))) == identifier
+    for now in (500, 900):
+        await world.sweep.step(now)
+    assert len(world.store.under(mapping.MAPPINGS)) == 1
+
+
 async def test_a_node_s_own_end_of_probes_stays_with_it() -> None:
     """Kubernetes shows no pod of it: it is swept with its node, for which it keeps neither record nor locator."""
     world = World()
