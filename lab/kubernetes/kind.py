@@ -8,19 +8,21 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from lab.image import write_image
 from lab.kubernetes.build_image import images
 from lab.kubernetes.cluster import TEST_IMAGE
-from lab.kubernetes.programs import AGNHOST, built, folder
+from lab.kubernetes.programs import AGNHOST, built
 from lab.namespace import CommandError, run
 from lab.process import SOURCE
 from lab.progress import progress
 
 DEPLOY = SOURCE / "deploy/kind"
-NAME = "ilanet"
-"""Of the cluster, as deploy/kind/kind.yaml has it."""
+NAME = f"ilanet-test-{os.getpid()}"
+"""Of the cluster: no one that somebody made by hand with deploy/kind/kind.yaml has it."""
 
 _PATIENCE = 600.0
 
@@ -41,23 +43,21 @@ def missing() -> str:
     return ""
 
 
-def up(directory: Path) -> Path:
-    """Make the cluster, give its nodes the images, deploy ilanet, and return its kubeconfig."""
-    programs, archives = built(progress), images(progress)
-    archives[TEST_IMAGE] = directory / "agnhost.tar"
-    write_image(archives[TEST_IMAGE], name=TEST_IMAGE, program=programs / AGNHOST)
+@contextmanager
+def cluster(directory: Path) -> Iterator[Path]:
+    """Make a cluster, yield its kubeconfig, and remove it: what could not be created, kind has taken away itself."""
     config = directory / "kubeconfig"
+    words = ("--name", NAME, "--config", str(DEPLOY / "kind.yaml"), "--kubeconfig", str(config))
     progress("a kind cluster of three nodes")
-    run(
-        "kind",
-        "create",
-        "cluster",
-        "--config",
-        str(DEPLOY / "kind.yaml"),
-        "--kubeconfig",
-        str(config),
-        timeout=_PATIENCE,
-    )
+    run("kind", "create", "cluster", *words, timeout=_PATIENCE)
+    try:
+        yield config
+    finally:
+        run("kind", "delete", "cluster", "--name", NAME, "--kubeconfig", str(config), timeout=_PATIENCE)
+
+
+def deploy(config: Path, archives: Mapping[str, Path], programs: Path) -> None:
+    """Give its nodes the images and deploy ilanet."""
     for image, archive in archives.items():
         progress(f"{image} to its nodes")
         run("kind", "load", "image-archive", str(archive), "--name", NAME, timeout=_PATIENCE)
@@ -65,7 +65,15 @@ def up(directory: Path) -> Path:
     progress("kubectl apply -k deploy/kind")
     run(*kubectl, "apply", "-k", str(DEPLOY))
     run(*kubectl, "wait", "--for=condition=Ready", "nodes", "--all", f"--timeout={_PATIENCE:.0f}s", timeout=_PATIENCE)
-    return config
+
+
+def run_tests(directory: Path, archives: Mapping[str, Path], programs: Path, options: Sequence[str]) -> int:
+    """Run the tests on a cluster of their own and return their exit status."""
+    with cluster(directory) as config:
+        deploy(config, archives, programs)
+        environment = {**os.environ, "KUBECONFIG": str(config), "PATH": f"{programs}:{os.environ['PATH']}"}
+        words = [sys.executable, "-m", "pytest", "tests/cluster", *options]
+        return subprocess.run(words, env=environment, cwd=SOURCE, check=False).returncode
 
 
 def main() -> int:
@@ -76,14 +84,12 @@ def main() -> int:
     if lacking := missing():
         print(f"make test-kind needs {lacking}; nothing was run", flush=True)
         return 2
-    with tempfile.TemporaryDirectory(prefix="ilanet-kind.") as directory:
-        try:
-            config = up(Path(directory))
-            environment = {**os.environ, "KUBECONFIG": str(config), "PATH": f"{folder()}:{os.environ['PATH']}"}
-            words = [sys.executable, "-m", "pytest", "tests/cluster", *options.options]
-            return subprocess.run(words, env=environment, cwd=SOURCE, check=False).returncode
-        finally:
-            run("kind", "delete", "cluster", "--name", NAME, timeout=_PATIENCE)
+    with tempfile.TemporaryDirectory(prefix="ilanet-kind.") as folder:
+        directory = Path(folder)
+        programs, archives = built(progress), images(progress)
+        archives[TEST_IMAGE] = directory / "agnhost.tar"
+        write_image(archives[TEST_IMAGE], name=TEST_IMAGE, program=programs / AGNHOST)
+        return run_tests(directory, archives, programs, options.options)
 
 
 if __name__ == "__main__":
