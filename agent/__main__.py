@@ -14,6 +14,7 @@ import logging
 import random
 import shutil
 import signal
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -175,7 +176,11 @@ class Agent:
             )
         )
         self._http = HttpServer(
-            listen=config.http, registry=self._registry, not_ready=self._status.not_serving, describe=self._describe
+            listen=config.http,
+            registry=self._registry,
+            not_ready=self._status.not_serving,
+            describe=self._describe,
+            unhealthy=lambda: self._node.renumbered(time.monotonic()),
         )
 
     def _make_assembly(self, config: AgentConfig) -> Assembly:

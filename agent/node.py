@@ -7,6 +7,7 @@ import asyncio
 import ipaddress
 import json
 import logging
+import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Protocol, TypeVar
@@ -14,7 +15,7 @@ from typing import Protocol, TypeVar
 from agent.core import nexthop
 from agent.core.datapath import Datapath, DatapathSettings, HostPath
 from agent.core.endpoint import Endpoint
-from agent.core.network import Device, Hop, HostNetworking, PodRoute, host_state
+from agent.core.network import Device, Hop, HostNetworking, NetworkError, PodRoute, Renumbered, host_state
 from agent.core.ports import Controller, ControllerError, Records, Refused, Registration
 from agent.core.status import Status
 from agent.pool import uninterrupted
@@ -32,6 +33,10 @@ RECORD = "node"
 
 NODES = "nodes"
 """Key of the record that holds the other nodes as last heard, so that a restart takes no route away."""
+
+
+RENUMBERED = 10.0
+"""Seconds that the node address may be away while others are here: a host that changes its addresses has ended."""
 
 
 class RejectRule(Protocol):
@@ -87,6 +92,7 @@ class Node:
         self._pods = pods
         self._pool = pool
         self._remembered: dict[str, NodeRecord] = {}
+        self._renumbered: tuple[float, str] | None = None
 
     # --- registration ---
 
@@ -133,7 +139,8 @@ class Node:
         registration = self._status.registration
         if registration is None:
             return
-        names = self._underlay or (self._networking.device_of(self._address),)
+        own = self._own_device()
+        names = self._underlay or (own,)
         devices = [self._networking.device(name) for name in names]
         nodes = await self._known_nodes()
         others = {name: node for name, node in nodes.items() if node.locator != registration.locator}
@@ -176,6 +183,25 @@ class Node:
         for change in await self._in_pool(self._networking.reconcile, state):
             log.info("host: %s", change)
         self._status.host_ready(mtu=min(device.mtu for device in devices))
+
+    def renumbered(self, now: float) -> str:
+        """Return why only a start with another address helps, '' if none is needed; `now` is of a monotonic clock.
+
+        In a pod the address is from the environment, which a container has anew whenever it starts.
+        """
+        since, reason = self._renumbered or (now, "")
+        return reason if now - since >= RENUMBERED else ""
+
+    def _own_device(self) -> str:
+        """Return the name of the device that has the node address."""
+        try:
+            name = self._networking.device_of(self._address)
+        except NetworkError as error:
+            changed = isinstance(error, Renumbered)
+            self._renumbered = (self._renumbered or (time.monotonic(), str(error))) if changed else None
+            raise
+        self._renumbered = None
+        return name
 
     def _locator_hops(self, registration: Registration, others: Mapping[str, NodeRecord]) -> list[Hop | None]:
         """Look up where packets to other locators go; the locator space itself stands in for nodes unknown."""

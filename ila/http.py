@@ -20,14 +20,19 @@ class HttpServer:
         registry: CollectorRegistry,
         not_ready: Callable[[], str],
         describe: Callable[[], Mapping[str, object]],
+        unhealthy: Callable[[], str] = lambda: "",
     ) -> None:
-        """Take '[address]:port', what is counted, and what tells why no work can be done: '' if it can."""
+        """Take '[address]:port', what is counted, and what tells why no work can be done: '' if it can.
+
+        unhealthy: tells why only a new start of the process helps.
+        """
         host, _, port = listen.rpartition(":")
         self._host = host.strip("[]")
         self._port = int(port)
         self._registry = registry
         self._not_ready = not_ready
         self._describe = describe
+        self._unhealthy = unhealthy
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
@@ -54,13 +59,16 @@ class HttpServer:
         return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _healthz(self, _: web.Request) -> web.Response:
-        """Answer that the process and its event loop live."""
-        return web.Response(text="ok\n")
+        """Answer 200 while the process and its event loop live, 503 with the reason if a new start is needed."""
+        return _answer(self._unhealthy())
 
     async def _readyz(self, _: web.Request) -> web.Response:
         """Answer 200 if the work can be done, else 503 with the reasons."""
-        reasons = self._not_ready()
-        return web.Response(status=503, text=f"{reasons}\n") if reasons else web.Response(text="ok\n")
+        return _answer(self._not_ready())
 
     async def _describe_all(self, _: web.Request) -> web.Response:
         return web.json_response(dict(self._describe()))
+
+
+def _answer(reasons: str) -> web.Response:
+    return web.Response(status=503, text=f"{reasons}\n") if reasons else web.Response(text="ok\n")

@@ -281,6 +281,7 @@ class FakeNetworking(Failing):
         return Device(name=name, index=2, mtu=1500, mac=bytes(6), up=True)
 
     def device_of(self, address: ipaddress.IPv6Address) -> str:
+        self.called("device_of")
         assert address is not None
         return "eth0"
 

@@ -43,6 +43,10 @@ class NetworkError(Exception):
     """The kernel refused or is not as it must be; the message names the object and the reason."""
 
 
+class Renumbered(NetworkError):  # noqa: N818 - says what has happened
+    """The node address is on no device of this host, and other addresses are; the message names them."""
+
+
 class InterfaceExists(NetworkError):  # noqa: N818 - says what is there
     """The pod's namespace already has an interface of that name, which is not ours."""
 
@@ -241,7 +245,7 @@ class HostNetworking(Protocol):
         """Return the device of that name; NetworkError if there is none."""
 
     def device_of(self, address: ipaddress.IPv6Address) -> str:
-        """Return the name of the device that has an address; NetworkError if none has it."""
+        """Return the name of the device that has an address; NetworkError if none has, Renumbered if it has others."""
 
     def lookup(self, address: ipaddress.IPv6Address) -> Hop | None:
         """Return where a packet to the address would go; None if nowhere."""

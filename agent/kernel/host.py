@@ -11,7 +11,7 @@ import ipaddress
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from agent.core.network import Device, Hop, HostState, IpAddress, Neighbour, NetworkError, Route
+from agent.core.network import Device, Hop, HostState, IpAddress, Neighbour, NetworkError, Renumbered, Route
 from agent.core.ports import Records
 from agent.kernel import ipv4, rtnetlink, sysctl
 from agent.kernel.netlink import NetlinkError, Request, Socket
@@ -40,17 +40,20 @@ class KernelHost:
         return Device(name=link.name, index=link.index, mtu=link.mtu, mac=link.mac, up=link.up)
 
     def device_of(self, address: ipaddress.IPv6Address) -> str:
-        """Return the name of the device that has an address; NetworkError if none has it."""
+        """Return the name of the device that has an address; NetworkError if none has, Renumbered if it has others."""
         with Socket.open() as netlink:
-            having = [
-                found.device
-                for found in map(rtnetlink.parse_address, netlink.dump(rtnetlink.dump_addresses()))
-                if found.address == address
-            ]
+            listed = list(map(rtnetlink.parse_address, netlink.dump(rtnetlink.dump_addresses())))
+            having = [found.device for found in listed if found.address == address]
             for link in map(rtnetlink.parse_link, netlink.dump(rtnetlink.dump_links())):
                 if link.index in having:
                     return link.name
-        raise NetworkError(f"no device of this host has the node address {address}: which is its underlay?")
+        missing = f"no device of this host has the node address {address}"
+        others = {
+            str(found.address) for found in listed if not (found.address.is_loopback or found.address.is_link_local)
+        }
+        if others:
+            raise Renumbered(f"{missing}, but {', '.join(sorted(others))}: the agent must be started with the new one")
+        raise NetworkError(f"{missing}: which is its underlay?")
 
     def lookup(self, address: ipaddress.IPv6Address) -> Hop | None:
         """Return where a packet to the address would go; None if nowhere."""

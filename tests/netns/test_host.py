@@ -16,7 +16,7 @@ from scapy.layers.inet6 import ICMPv6ND_RA, ICMPv6NDOptPrefixInfo, IPv6
 from scapy.layers.l2 import Ether
 
 from agent.core.datapath import NextHop
-from agent.core.network import HostState, NetworkError, PodLink, PodRoute, host_state
+from agent.core.network import HostState, NetworkError, PodLink, PodRoute, Renumbered, host_state
 from agent.kernel.events import KernelChanges
 from agent.kernel.host import KernelHost
 from agent.kernel.namespace import in_namespace
@@ -283,6 +283,20 @@ def test_look_ups(lab: Lab) -> None:
     assert find("fd00:1:1::1") is None
     with pytest.raises(NetworkError, match="'eth9' does not exist"):
         lab.inside(lambda: lab.networking.device("eth9"))
+
+
+def test_an_address_that_has_changed_and_one_that_is_away(lab: Lab) -> None:
+    """Another address instead of it is one thing, none on a link that is down another: a new start would not help."""
+    networking = lab.networking
+    assert lab.inside(lambda: networking.device_of(NODE)) == "eth0"
+    lab.host.ip("address", "add", "fd00::9/64", "dev", "eth0", "nodad")
+    lab.host.ip("address", "del", f"{NODE}/64", "dev", "eth0")
+    with pytest.raises(Renumbered, match="fd00::9: the agent must be started with the new one"):
+        lab.inside(lambda: networking.device_of(NODE))
+    lab.host.ip("link", "set", "eth0", "down")
+    with pytest.raises(NetworkError, match="has the node address fd00::1: which") as caught:
+        lab.inside(lambda: networking.device_of(NODE))
+    assert not isinstance(caught.value, Renumbered)
 
 
 def test_a_thousand_locators(lab: Lab) -> None:

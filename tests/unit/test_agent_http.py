@@ -26,6 +26,7 @@ class Served:
     status: Status
     datapath: FakeDatapath
     timings: StepTimings
+    unhealthy: str = ""
 
     async def get(self, path: str) -> tuple[int, str]:
         async with aiohttp.ClientSession() as session, session.get(self.url + path) as answer:
@@ -58,14 +59,16 @@ async def served() -> AsyncIterator[Served]:
         probes=lambda: {"well": 2, "source": 1},
     )
     registry.register(collector)
+    found = Served(f"http://[::1]:{port}", status, datapath, timings)
     server = HttpServer(
         listen=f"[::1]:{port}",
         registry=registry,
         not_ready=status.not_serving,
         describe=lambda: {"problems": dict(status.problems)},
+        unhealthy=lambda: found.unhealthy,
     )
     await server.start()
-    yield Served(f"http://[::1]:{port}", status, datapath, timings)
+    yield found
     await server.close()
 
 
@@ -77,6 +80,12 @@ async def test_ready_only_when_an_add_can_be_served(served: Served) -> None:
     served.status.registered(REGISTRATION)
     served.status.host_ready(mtu=1500)
     assert await served.get("/readyz") == (200, "ok\n")
+
+
+async def test_unhealthy_when_only_a_new_start_helps(served: Served) -> None:
+    """/healthz says why: the kubelet's Event quotes the status, and the container starts again."""
+    served.unhealthy = "the node has another address"
+    assert await served.get("/healthz") == (503, "the node has another address\n")
 
 
 async def test_metrics_are_what_prometheus_reads(served: Served) -> None:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ipaddress
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -9,12 +10,12 @@ from dataclasses import dataclass, field
 import pytest
 
 from agent.core.datapath import HostPath, NextHop
-from agent.core.network import UNDERLAY_GATEWAY, Hop, NetworkError, RouteKind
+from agent.core.network import UNDERLAY_GATEWAY, Hop, NetworkError, Renumbered, RouteKind
 from agent.core.nexthop import choose
 from agent.core.ports import ControllerError
 from agent.core.status import Status
 from agent.loop import Loop
-from agent.node import Node
+from agent.node import RENUMBERED, Node
 from ila.mapping import Generation
 from ila.mapping import Node as NodeRecord
 from tests.fakes import (
@@ -159,6 +160,27 @@ async def test_a_node_on_the_link_gets_its_locator_routed(parts: Parts) -> None:
     assert parts.datapath.settings.gateway is None
     assert parts.networking.state is not None
     assert (THERE.network, OTHER.address) in {(r.destination, r.gateway) for r in parts.networking.state.routes}
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(Renumbered("has fd00:b::1"), "has fd00:b::1"), (NetworkError("no device has it"), "")],
+)
+async def test_an_address_that_has_changed_is_said_after_a_while(
+    parts: Parts, error: NetworkError, reason: str
+) -> None:
+    """A new start helps then; while a link is down there is no address at all, and none would help."""
+    parts.networking.hops = {"::/0": hop(GATEWAY)}
+    parts.status.registered(REGISTRATION)
+    node = parts.node()
+    for _ in range(2):
+        parts.networking.fail_next["device_of"] = error
+        with pytest.raises(NetworkError, match=str(error)):
+            await node.step()
+    assert node.renumbered(time.monotonic()) == ""
+    assert node.renumbered(time.monotonic() + RENUMBERED) == reason
+    await node.step()
+    assert node.renumbered(time.monotonic() + RENUMBERED) == ""
 
 
 async def test_a_step_that_fails_is_a_problem_and_is_tried_again(parts: Parts) -> None:
