@@ -268,6 +268,7 @@ class Agent:
         """Wire the steps that bring everything to what it must be."""
         conflist = Conflist(
             path=config.cni_config,
+            replace=config.replace_network,
             chain=config.cni_chain,
             sysctls=dict(config.cni_sysctls),
             plugins=config.cni_plugins,

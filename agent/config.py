@@ -118,6 +118,12 @@ class AgentConfig:
     cni_config: Path = setting(settings.file_path, Path("/etc/cni/net.d/10-ilanet.conflist"))
     """The network configuration that runtimes read: there once this agent can serve, until it is uninstalled."""
 
+    replace_network: bool = setting(settings.flag, default=False)
+    """On a node whose runtimes have another plugin's configuration, write ours beside it all the same.
+
+    Pods that run keep the other network, and do not reach new ones.  Ours stays once it is there, whatever this says.
+    """
+
     cni_plugins: Path = setting(settings.file_path, Path("/opt/cni/bin"))
     """Where the runtime finds plugins."""
 

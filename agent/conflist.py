@@ -3,6 +3,7 @@
 
 While the configuration is missing the runtime reports the node as not ready, so that no pod is sent here too early;
 an agent that stops leaves it, since pods end and start again as soon as the agent is back.
+A node that has another network keeps it until its operator says otherwise.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Conflist:
         self,
         *,
         path: Path,
+        replace: bool,
         chain: Sequence[str],
         sysctls: Mapping[str, str],
         plugins: Path,
@@ -40,8 +42,12 @@ class Conflist:
         status: Status,
         pool: Executor,
     ) -> None:
-        """Take the plugins to follow ours, what tuning sets, the plugins' folder, and what to put there."""
+        """Take the plugins to follow ours, what tuning sets, the plugins' folder, and what to put there.
+
+        replace: the file is written also where the runtime has another network so far.
+        """
         self._path = path
+        self._replace = replace
         self._chain = tuple(chain)
         self._sysctls = dict(sysctls)
         self._plugins = plugins
@@ -58,25 +64,33 @@ class Conflist:
     def _write(self) -> None:
         if self._executable is not None:
             _put(self._plugins / NAME, self._executable.read_bytes(), mode=0o755)
-        self._look_for_others()
-        chain = [name for name in self._chain if self._works(name)]
-        _put(self._path, render(chain, self._sysctls), mode=0o644)
+        reason = self._not_used()
+        if reason:
+            self._status.problem("runtime", reason)
+        else:
+            self._status.well("runtime")
+        if self._replace or not reason or self._path.exists():
+            chain = [name for name in self._chain if self._works(name)]
+            _put(self._path, render(chain, self._sysctls), mode=0o644)
 
-    def _look_for_others(self) -> None:
-        """Say whether the runtime uses another network than ours: of all files it takes the first by its name.
+    def _not_used(self) -> str:
+        """Return why the runtime uses another network than ours, '' if it does not: it takes the first by its name.
 
         What others put there is theirs: it stays.
         """
-        others = [path for path in self._path.parent.glob("*") if path.suffix in _CONFIGURATIONS]
-        first = min([*others, self._path], key=lambda path: path.name)
-        if first == self._path:
-            self._status.well("runtime")
-        else:
-            self._status.problem(
-                "runtime",
-                f"{first} comes before {self._path.name}, so the runtime gives pods that network and not ilanet's: "
-                "remove it, or what writes it, to change over",
+        found = sorted(path for path in self._path.parent.glob("*") if path.suffix in _CONFIGURATIONS)
+        others = [path for path in found if path != self._path]
+        if others and self._path not in found and not self._replace:
+            return (
+                f"{others[0]} is the network of this node, which is left as it is, without {self._path.name}: "
+                "remove it, or what writes it, and start its pods anew, or set replace_network = true"
             )
+        if others and others[0] < self._path:
+            return (
+                f"{others[0]} comes before {self._path.name}, so the runtime gives pods that network and not ilanet's: "
+                "remove it, or what writes it, to change over"
+            )
+        return ""
 
     def _works(self, name: str) -> bool:
         """Tell whether a plugin works here; one that does not would fail every pod, so it is left out, and said so."""

@@ -131,6 +131,8 @@ class Containerd(Process):
         bin_dir, conf_dir = inside if self._bare else (self.bin_dir, self.conf_dir)
         for folder in (bin_dir, conf_dir):
             folder.mkdir(parents=True, exist_ok=True)
+        for theirs in conf_dir.glob("*.conf*") if self._bare else ():  # of what else is installed on this machine
+            theirs.unlink()
         plugins = [PLUGINS / name for name in ("loopback", "portmap", "bandwidth", "tuning")]
         for plugin in plugins if self._bare else [EXECUTABLE, *plugins]:
             shutil.copy2(plugin, bin_dir)

@@ -33,7 +33,6 @@ from tests.cluster.shapes import ON_POD_CIDRS, ON_POOL, lab_cluster
 pytestmark = pytest.mark.timeout(300)
 
 SERVICE = "ILANET_CONTROLLER_SERVICE_HOST"
-OTHER_NETWORK = "05-other.conflist"
 
 
 @pytest.fixture
@@ -222,16 +221,30 @@ def test_a_cluster_of_ipv4(
 
 
 @ON_POD_CIDRS
-def test_another_network_that_comes_first(
-    ours: KubernetesCluster, door: Sequence[str], system: Kubectl, stays: Callable[[], None]
+@pytest.mark.parametrize(
+    ("name", "said_of_it"),
+    [("05-other.conflist", "comes before 10-ilanet.conflist"), ("20-other.conflist", "is the network of this node")],
+)
+def test_another_network(
+    ours: KubernetesCluster,
+    door: Sequence[str],
+    system: Kubectl,
+    stays: Callable[[], None],
+    *,
+    name: str,
+    said_of_it: str,
 ) -> None:
-    """What its runtime uses is said of that node, and the file is left alone."""
+    """What its runtime uses is said of that node, and left alone: one beside ours, and one that is there without it."""
     node = ours.nodes[-1]
     theirs = {"cniVersion": "1.0.0", "name": "other", "plugins": [{"type": "loopback"}]}
-    words = (f"runtime: /etc/cni/net.d/{OTHER_NETWORK} comes before 10-ilanet.conflist", "remove it")
-    file = Path(f"{node.runtime.machine.root}/etc/cni/net.d/{OTHER_NETWORK}")
+    words = (f"runtime: /etc/cni/net.d/{name} {said_of_it}", "remove it")
+    folder = Path(f"{node.runtime.machine.root}/etc/cni/net.d")
+    file, written = folder / name, folder / "10-ilanet.conflist"
+    stays_beside = name < written.name
     file.write_text(json.dumps(theirs))
     try:
+        if not stays_beside:
+            written.unlink()
         nudge(node.host)
 
         def said() -> None:
@@ -241,6 +254,7 @@ def test_another_network_that_comes_first(
 
         eventually(said)
         assert json.loads(file.read_text()) == theirs
+        assert written.exists() is stays_beside
         stays()
     finally:
         file.unlink()

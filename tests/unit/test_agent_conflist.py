@@ -24,6 +24,7 @@ class Node:
     status: Status = field(default_factory=Status)
     datapath: FakeDatapath = field(default_factory=FakeDatapath)
     executable: Path | None = None
+    replace: bool = False
 
     @property
     def path(self) -> Path:
@@ -41,6 +42,7 @@ class Node:
     def conflist(self, *chain: str, sysctls: Mapping[str, str] | None = None) -> Conflist:
         return Conflist(
             path=self.path,
+            replace=self.replace,
             chain=chain or ("portmap", "bandwidth"),
             sysctls=sysctls or {},
             plugins=self.folder,
@@ -161,9 +163,9 @@ async def test_it_is_removed_on_uninstall(node: Node) -> None:
 
 
 async def test_another_network_that_comes_first_is_a_problem(node: Node) -> None:
-    """It is left alone; one that comes after ours, or is no configuration, does not matter."""
+    """It is left alone; one that comes after ours, once ours is there, or is no configuration, does not matter."""
     node.serve()
-    node.path.parent.mkdir()
+    await node.conflist().step()
     for name in ("20-other.conflist", "05-note.txt"):
         (node.path.parent / name).write_text("{}")
     await node.conflist().step()
@@ -176,6 +178,45 @@ async def test_another_network_that_comes_first_is_a_problem(node: Node) -> None
     first.unlink()
     await node.conflist().step()
     assert "runtime" not in node.status.problems
+
+
+@pytest.mark.parametrize("name", ["05-other.conf", "10-kindnet.conflist", "100-crio-bridge.conflist", "9.json"])
+async def test_a_network_that_is_there_already_is_left_alone(node: Node, name: str) -> None:
+    """Whichever comes first: pods that run would not reach new ones.  It is said, until somebody removes it."""
+    node.serve()
+    node.path.parent.mkdir()
+    theirs = node.path.parent / name
+    theirs.write_text("{}")
+    await node.conflist().step()
+    assert [file.name for file in node.path.parent.iterdir()] == [name]
+    assert f"{name} is the network of this node" in node.status.problems["runtime"]
+    assert "replace_network = true" in node.status.problems["runtime"]
+    theirs.unlink()
+    await node.conflist().step()
+    assert node.types[0] == "ilanet"
+    assert "runtime" not in node.status.problems
+
+
+@pytest.mark.parametrize(("name", "first"), [("20-other.conflist", False), ("05-other.conflist", True)])
+async def test_a_network_is_replaced_if_the_operator_says_so(node: Node, name: str, *, first: bool) -> None:
+    """Ours is written beside theirs; one that comes first is a problem still."""
+    node.serve()
+    node.replace = True
+    node.path.parent.mkdir()
+    (node.path.parent / name).write_text("{}")
+    await node.conflist().step()
+    assert node.types[0] == "ilanet"
+    assert ("runtime" in node.status.problems) is first
+
+
+async def test_ours_stays_once_it_is_there(node: Node) -> None:
+    """With another beside it, and without the setting that wrote it, it is kept as it must be."""
+    node.serve()
+    await node.conflist().step()
+    (node.path.parent / "20-other.conflist").write_text("{}")
+    node.path.write_text("{}")
+    await node.conflist().step()
+    assert node.types[0] == "ilanet"
 
 
 async def test_the_executable_is_put_among_the_plugins(node: Node, tmp_path_factory: pytest.TempPathFactory) -> None:
