@@ -6,16 +6,20 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
-from agent.core.datapath import HostPath, NextHop
+from agent.conflist import Conflist
+from agent.core.datapath import DatapathError, HostPath, NextHop
 from agent.core.network import UNDERLAY_GATEWAY, Hop, NetworkError, Renumbered, RouteKind
 from agent.core.nexthop import choose
 from agent.core.ports import ControllerError
 from agent.core.status import Status
+from agent.endpoint_table import EndpointTable
 from agent.loop import Loop
 from agent.node import RENUMBERED, Node
+from agent.reports import Reports
 from ila.mapping import Generation
 from ila.mapping import Node as NodeRecord
 from tests.fakes import (
@@ -210,3 +214,37 @@ async def test_a_step_that_fails_is_a_problem_and_is_tried_again(parts: Parts) -
     assert ran == ["second"]
     assert await loop.step()
     assert not parts.status.problems
+
+
+async def test_a_kernel_that_refuses_the_programs_is_reported_and_left_alone(parts: Parts, tmp_path: Path) -> None:
+    """The controller hears of it, no configuration brings pods here, and no route leads into nothing."""
+    parts.networking.hops = {"::/0": hop(GATEWAY)}
+    parts.status.registered(REGISTRATION)
+    path = tmp_path / "net.d/10-ilanet.conflist"
+    conflist = Conflist(
+        path=path,
+        replace=False,
+        chain=(),
+        plugins=tmp_path,
+        executable=None,
+        datapath=parts.datapath,
+        status=parts.status,
+        pool=parts.pool,
+    )
+    steps = [("host", parts.node().step), ("conflist", conflist.step)]
+    loop = Loop(steps=steps, status=parts.status, resync=30, retry=1)
+    table = EndpointTable(records=FakeRecords(), pool=parts.pool)
+    reports = Reports(controller=parts.controller, status=parts.status, table=table)
+    reason = "load: Operation not supported on Linux 5.10, built without BTF"
+    parts.datapath.fail_next["load"] = DatapathError(reason)
+    assert not await loop.step()
+    await reports.step(0)
+    assert not parts.status.serving
+    assert [(report[1], report[2]) for report in parts.controller.reports] == [(False, {"host": reason})]
+    assert parts.networking.state is None
+    assert not path.parent.exists()
+    assert await loop.step()
+    await reports.step(1)
+    assert parts.status.serving
+    assert path.exists()
+    assert parts.controller.reports[-1][1:3] == (True, {})
