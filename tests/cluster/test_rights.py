@@ -5,19 +5,24 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ila.annotations import ADDRESS
-from lab.kubernetes.cluster import SYSTEM
+from lab.kubernetes.cluster import SYSTEM, TEST_IMAGE
 from tests.cluster.kubectl import Kubectl, deployment, eventually, pod_spec, stateful_set
 
 pytestmark = pytest.mark.timeout(300)
 
 CAPTURED = Path(__file__).parent / "captured_node.py"
 IMAGE = "ilanet/ilanet:0.1.0"
+
+OF_UDP = {7444}
+"""Closed ports at which nobody listens for TCP."""
 
 
 def described(pod: dict[str, Any]) -> dict[str, str]:
@@ -169,15 +174,45 @@ def _gone(kube: Kubectl, name: str) -> None:
 
 def test_a_pod_that_dials_everything(kube: Kubectl) -> None:
     """Nothing of ilanet answers a pod: not by Services, not on any node; and the CNI socket is not there."""
-    kube.apply(deployment("web", replicas=1))
-    (pod,) = kube.ready("web", 1)
-    name = pod["metadata"]["name"]
+    kube.apply(deployment("web", replicas=1), host_pod("host"))
+    (pod,), (host,) = kube.ready("web", 1), kube.ready("host", 1)
+    name, node = pod["metadata"]["name"], pod["status"]["hostIP"]
     system = Kubectl(kube.words, SYSTEM)
     services = [item["spec"]["clusterIP"] for item in system.get("services")["items"]]
     nodes = [item["status"]["addresses"][0]["address"] for item in kube.get("nodes")["items"]]
     assert services
-    doors = [(host, port) for host in (*services, *nodes) for port in (2379, 2380, 7442, 7443)]
-    words = [f"(nc -w 3 {host} {port} </dev/null && echo {host} {port}) &" for host, port in doors]
-    assert kube.shell(name, " ".join(words) + " wait").split("\n") == [""]
+    closed = closed_ports(system)
+    assert opened(kube, name, [*services, *nodes], closed) == set()
+    assert opened(kube, host["metadata"]["name"], nodes, closed) == closed - OF_UDP
+    before = refused(kube, name, node)
+    words = [f"/agnhost connect [{node}]:{port} --protocol=udp --timeout=1s 2>&1 &" for port in closed]
+    kube.shell(name, " ".join(words) + " wait")
+    assert refused(kube, name, node) >= before + len(closed)
     assert kube.shell(name, f"nc -w 5 {nodes[0]} 10250 </dev/null && echo open").strip() == "open"
     assert kube.shell(name, "ls /run/ilanet 2>&1 || :").strip().endswith("No such file or directory")
+
+
+def closed_ports(system: Kubectl) -> set[int]:
+    """Return what the controllers' settings close to pods."""
+    volumes = system.get("deployment", "ilanet-controller")["spec"]["template"]["spec"]["volumes"]
+    (settings,) = [volume["configMap"]["name"] for volume in volumes if volume["name"] == "settings"]
+    return set(tomllib.loads(system.get("configmap", settings)["data"]["controller.toml"])["closed_ports"])
+
+
+def opened(kube: Kubectl, pod: str, hosts: list[str], ports: set[int]) -> set[int]:
+    """Return the ports of TCP that a pod can connect to at any of these addresses."""
+    words = [f"(nc -w 3 {host} {port} </dev/null && echo {port}) &" for host in hosts for port in ports]
+    return set(map(int, kube.shell(pod, " ".join(words) + " wait").split()))
+
+
+def refused(kube: Kubectl, pod: str, node: str) -> int:
+    """Return how many packets of its pods to closed ports a node has dropped; the pod asks its agent's metrics."""
+    found = re.search(r'verdict_packets_total\{.*"closed_port".*\} (\S+)', kube.ask(pod, node, "/metrics", 9475))
+    return int(float(found[1])) if found else 0
+
+
+def host_pod(name: str) -> dict[str, object]:
+    """Return a pod that sees a host's network and listens nowhere."""
+    container = {"name": "host", "image": TEST_IMAGE, "imagePullPolicy": "Never", "args": ["pause"]}
+    spec = {"hostNetwork": True, "terminationGracePeriodSeconds": 0, "containers": [container]}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}}, "spec": spec}

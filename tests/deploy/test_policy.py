@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import itertools
+import tomllib
 
 import pytest
 
-from tests.deploy.manifests import DEPLOY, Renderers, Tree, containers, pods
+from tests.deploy.manifests import DEPLOY, HELM_VALUES, Renderers, Tree, containers, pods
 
 PRIVILEGED = {"apps/v1 DaemonSet ilanet-system/ilanet-agent bpffs"}
 """The one container that Kubernetes allows nothing less: only a privileged one may mount for its host."""
@@ -58,6 +59,15 @@ WRITABLE = {
     "apps/v1 StatefulSet ilanet-system/ilanet-etcd": {"/var/lib/ilanet-etcd"},
 }
 """Folders of the host by workload."""
+
+READ_BY_PODS = {9475, 9476}
+"""Metrics and health, of agents and controllers."""
+
+CONTROL_PORT = 7444
+"""Of UDP, where agents answer each other; in no manifest, since nothing there asks for it."""
+
+OWN_ETCD = {2379, 2380, 2381}
+"""Closed too where the operator brings an etcd, which may run on a node as well."""
 
 
 def test_rbac_names_everything(objects: list[Tree]) -> None:
@@ -170,12 +180,17 @@ def test_environment(objects: list[Tree]) -> None:
             assert names == {"NODE_NAME", "HOST_IPS", "POD_NAME", "POD_NAMESPACE"}, where
 
 
-@pytest.mark.parametrize("name", ["own-etcd", "own-etcd-ha", "kind"])
+@pytest.mark.parametrize("name", HELM_VALUES)
 def test_host_ports_do_not_meet(name: str, renderers: Renderers) -> None:
-    """All share the host's ports, so none is declared twice, and each closed to pods is closed by the settings."""
-    ports = [
-        port for *_, container in containers(renderers.kustomize(DEPLOY / name)) for port in container.get("ports", [])
-    ]
+    """All share the host's ports, so none is declared twice, and each but metrics and health is closed to pods."""
+    trees = renderers.kustomize(DEPLOY / name)
+    ports = [port for *_, container in containers(trees) for port in container.get("ports", [])]
     numbers = [port["hostPort"] for port in ports]
     assert len(numbers) == len(set(numbers))
     assert all(port["hostPort"] == port["containerPort"] for port in ports)
+    [data] = [tree["data"] for tree in trees if tree["kind"] == "ConfigMap"]
+    agent, controller = (tomllib.loads(data[f"{part}.toml"]) for part in ("agent", "controller"))
+    here = {*numbers, agent.get("control_port", CONTROL_PORT)} - READ_BY_PODS
+    elsewhere = OWN_ETCD if name == "external-etcd" else set()
+    assert set(controller["closed_ports"]) == here | elsewhere
+    assert here & OWN_ETCD == OWN_ETCD - elsewhere
