@@ -60,6 +60,14 @@ WRITABLE = {
 }
 """Folders of the host by workload."""
 
+PRIORITY = {
+    "ilanet-agent": "system-node-critical",
+    "ilanet-controller": "system-cluster-critical",
+    "ilanet-etcd": "system-cluster-critical",
+    "kube-network-policies": "system-node-critical",
+}
+"""What is evicted last, by workload."""
+
 READ_BY_PODS = {9475, 9476}
 """Metrics and health, of agents and controllers."""
 
@@ -169,7 +177,38 @@ def test_starts_without_a_pod_network(objects: list[Tree]) -> None:
         assert pod["hostNetwork"] is True, name
         assert pod["tolerations"] == [{"operator": "Exists"}], name
         assert pod.get("dnsPolicy", "Default") == "Default", name
-        assert pod["priorityClassName"].startswith("system-"), name
+        assert pod["priorityClassName"] == PRIORITY[name.rpartition("/")[2]], name
+
+
+@pytest.mark.parametrize("name", HELM_VALUES)
+def test_how_many_run_and_how_they_are_replaced(name: str, renderers: Renderers) -> None:
+    """Agents are replaced by tenths, of two controllers one is there, and etcd has as many members as is said."""
+    trees = renderers.kustomize(DEPLOY / name)
+    specs = {tree["metadata"]["name"]: tree["spec"] for tree in trees if "template" in tree.get("spec", {})}
+    [data] = [tree["data"] for tree in trees if tree["kind"] == "ConfigMap"]
+    members = tomllib.loads(data["controller.toml"])["kubernetes"].get("etcd_members", 0)
+    assert specs["ilanet-agent"]["updateStrategy"]["rollingUpdate"] == {"maxUnavailable": "10%"}
+    assert specs["ilanet-controller"]["replicas"] == 2
+    assert specs["ilanet-controller"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 1, "maxSurge": 0}
+    assert ("ilanet-etcd" in specs) is (members > 0)
+    if members:
+        assert specs["ilanet-etcd"]["replicas"] == members
+
+
+@pytest.mark.parametrize("name", HELM_VALUES)
+def test_what_mounts_pass_on(name: str, renderers: Renderers) -> None:
+    """The bpffs that the init container mounts becomes the host's; pods' namespaces come in while the agent runs."""
+    passed = {
+        f"{where.rpartition(' ')[2]} {mount['mountPath']}": mount["mountPropagation"]
+        for where, _, _, container in containers(renderers.kustomize(DEPLOY / name))
+        for mount in container.get("volumeMounts", [])
+        if "mountPropagation" in mount
+    }
+    assert passed == {
+        "bpffs /sys/fs/bpf": "Bidirectional",
+        "agent /sys/fs/bpf": "HostToContainer",
+        "agent /run/netns": "HostToContainer",
+    }
 
 
 def test_environment(objects: list[Tree]) -> None:
