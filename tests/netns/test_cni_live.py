@@ -7,6 +7,7 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -109,6 +110,19 @@ def test_the_runtime_s_configuration_outlives_the_agent(live: Net) -> None:
     assert (path.stat().st_ino, path.read_bytes()) == before
     live.cluster.start_agent(host)
     live.cluster.wait_ready()
+
+
+def test_another_user_of_the_host_cannot_connect(live: Net) -> None:
+    """It sees the socket, and the kernel lets root alone connect."""
+    path = live.cluster.socket(live.hosts[0])
+    words = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+    connecting = ["/usr/bin/python3", "-c", words, str(path)]
+    nobody: dict[str, Any] = {"user": 65534, "group": 65534, "extra_groups": []}
+    subprocess.run(connecting, check=True)
+    subprocess.run(["stat", str(path)], check=True, **nobody)
+    refused = subprocess.run(connecting, stderr=subprocess.PIPE, text=True, check=False, **nobody)
+    assert refused.returncode == 1
+    assert refused.stderr.splitlines()[-1] == "PermissionError: [Errno 13] Permission denied"
 
 
 def test_gc_frees_what_the_runtime_has_forgotten(live: Net, fresh: Pod) -> None:

@@ -5,7 +5,9 @@ import asyncio
 import json
 import os
 import socket
+import stat
 import struct
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -180,6 +182,36 @@ async def test_a_client_that_is_not_ours_gets_no_answer(
         writer.close()
     assert network.calls == []
     assert "ended" in caplog.text
+
+
+async def test_the_socket_is_root_s(tmp_path: Path, network: FakeNetwork) -> None:
+    """Whoever could connect could attach and detach pods; nobody else may put a socket in its place either."""
+    path = tmp_path / "run/cni.sock"
+    before = os.umask(0)
+    try:
+        async with served(network, path):
+            found = {name: name.stat() for name in (path, path.parent)}
+    finally:
+        os.umask(before)
+    assert [(one.st_uid, one.st_gid) for one in found.values()] == [(0, 0), (0, 0)]
+    assert [stat.filemode(one.st_mode) for one in found.values()] == ["srw-------", "drwxr-xr-x"]
+
+
+async def test_another_user_gets_no_answer_even_by_an_open_socket(
+    network: FakeNetwork, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The kernel says who has connected."""
+    words = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); sys.exit(len(s.recv(1)))"
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        path = Path(folder) / "s"
+        async with served(network, path):
+            path.chmod(0o666)
+            command = ("/usr/bin/python3", "-c", words, str(path))
+            process = await asyncio.create_subprocess_exec(*command, user=65534, group=65534, extra_groups=[])
+            assert await process.wait() == 0
+    assert network.calls == []
+    assert "is not root" in caplog.text
 
 
 async def test_a_client_that_says_nothing_is_let_go(
