@@ -7,6 +7,7 @@ import contextlib
 import gc
 import json
 import os
+import platform
 import re
 import signal
 import socket
@@ -107,7 +108,10 @@ def test_adopts_what_is_pinned(make: Make) -> None:
 
 
 def test_memory_of_maps_grows_with_use(make: Make) -> None:
-    """Nothing is allocated ahead (BPF_F_NO_PREALLOC, says the kernel); each mapping takes memory when it is written."""
+    """Nothing is allocated ahead (BPF_F_NO_PREALLOC, says the kernel); each mapping takes memory when it is written.
+
+    Before 6.4 kernels say of a map's memory what it would be if it were full, so that there the flag is all to see.
+    """
     datapath = _attached(make)
 
     def told(name: str) -> dict[str, Any]:
@@ -120,7 +124,10 @@ def test_memory_of_maps_grows_with_use(make: Make) -> None:
     count = 10_000
     datapath.write_mappings([1 << 61 | number for number in range(1, count + 1)], [bytes(32)] * count)
     grown = int(told("mappings")["bytes_memlock"]) - before
-    assert count * 40 <= grown <= count * 200
+    if tuple(map(int, platform.release().split(".")[:2])) >= (6, 4):
+        assert count * 40 <= grown <= count * 200
+    else:
+        assert grown == 0
 
 
 def test_survives_its_process(make: Make) -> None:

@@ -64,7 +64,7 @@ def test_a_demo_interrupted_at_any_moment_leaves_nothing_behind(pause: float) ->
     check_interrupted(demo, name, may_be_over=True)
 
 
-@pytest.mark.parametrize(("step", "pause"), zip(STEPS, itertools.cycle((0.0, 0.05)), strict=False))
+@pytest.mark.parametrize(("step", "pause"), list(zip(STEPS, itertools.cycle((0.0, 0.05)), strict=False)))
 def test_a_demo_interrupted_in_any_step_leaves_nothing_behind(step: str, pause: float) -> None:
     """Ctrl-C in each step, at its begin or a little later, also while it is cleaning up."""
     name = f"s{os.getpid()}"

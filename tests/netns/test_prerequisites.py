@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -34,10 +35,11 @@ exit "$status"
 
 
 def seen(tmp_path: Path, command: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in the copies; its output ends with what it changed."""
+    """Run a command in the copies, outside of any make; its output ends with what it changed."""
     return subprocess.run(
         ["unshare", "-m", "sh", "-c", WITNESS, "witness", str(tmp_path), command],
         cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if "MAKE" not in name and name != "MFLAGS"},
         capture_output=True,
         text=True,
         check=False,

@@ -225,6 +225,7 @@ async def test_a_kernel_that_refuses_the_programs_is_reported_and_left_alone(par
         path=path,
         replace=False,
         chain=(),
+        sysctls={},
         plugins=tmp_path,
         executable=None,
         datapath=parts.datapath,
