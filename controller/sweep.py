@@ -132,7 +132,6 @@ class Sweep:
                 continue  # it has come back meanwhile
             await self._clearing.forget(name, judged)
             self._freed.labels("identifier").inc()
-
         for name, judged in left.items():
             if not self._is_bound(name):
                 await self._clearing.release(name, judged)
