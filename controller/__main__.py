@@ -43,13 +43,19 @@ log = logging.getLogger("controller")
 _PAUSE = 1.0
 """Seconds between two attempts to reach etcd at the start."""
 
-_OPTIONS = (
+OPTIONS = (
     ("grpc.so_reuseport", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 5000),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.max_connection_age_ms", 120_000),
+    ("grpc.max_connection_age_grace_ms", 30_000),
 )
-"""One process per port; agents may ask for a sign of life as often as they do of etcd."""
+"""One process per port; agents may ask for a sign of life as often as they do of etcd.
+
+An agent's connection ends after two minutes, once its calls have: behind a Service it goes on with any of the
+controllers, so that the one that leads the sweeping loops hears the reports of every node from time to time.
+"""
 
 
 class Controller:
@@ -124,7 +130,7 @@ class Controller:
             store=self._store, domain=config.domain, locator_pool=config.locator_pool, is_gone=rules.is_gone
         )
         await self._foundation(service)
-        server = grpc.aio.server(options=_OPTIONS)
+        server = grpc.aio.server(options=OPTIONS)
         stack.push_async_callback(server.stop, config.grace)
         answers = ControllerServer(
             service=service,
