@@ -147,7 +147,7 @@ class ControllerConfig:
     locator_pool: ipaddress.IPv6Network | None = setting(_pool, None)
     """Prefix inside the locator space from which nodes that declare no locator get one; none: all must declare."""
 
-    closed_ports: tuple[int, ...] = setting(_ports, (2379, 2380, 7442, 7443, 7444))
+    closed_ports: tuple[int, ...] = setting(_ports, (2379, 2380, 2381, 7442, 7443, 7444))
     """TCP and UDP ports of ilanet and its etcd on node addresses, closed to pods; at most 16 (a BPF constant).
 
     Metrics (9475, 9476) are not among them: a Prometheus in a pod reads them.

@@ -19,6 +19,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         shared = [f"{name} {parameters[name]}" for name in SHARED if isinstance(parameters.get(name), str)]
         place = "vm" if item.path.parent.name == "vm" else item.path.name
         item.add_marker(pytest.mark.xdist_group(shared[0] if shared else place))
+    items.sort(key=lambda item: item.path.parent.name != "vm")  # the longest of all begins first
     yield
     if getattr(config.option, "loadgroup", False) and not all("@" in item.nodeid for item in items):
         raise pytest.UsageError("pytest-xdist does not know the groups of tests: is it made for this pytest?")

@@ -93,11 +93,15 @@ class Stream:
                 self.count += 1
 
     def stop(self) -> int:
-        """End it; a datagram that was lost raises what the socket said."""
+        """End it; a datagram that was lost raises what the socket said, and what both ends have counted."""
         self._stopped.set()
         self._thread.join(4 * PATIENCE)
         if self._failure:
-            raise AssertionError(f"after {self.count} datagrams: {self._failure[0]!r}") from self._failure[0]
+            counted = [
+                {name: count for name, count in end.counters().items() if count and not name.startswith("Icmp6")}
+                for end in (self._source, self._target)
+            ]
+            raise AssertionError(f"after {self.count} datagrams: {self._failure[0]!r}; {counted}") from self._failure[0]
         return self.count
 
 

@@ -49,11 +49,15 @@ class End:
 
     def wrong_checksums(self) -> int:
         """Return how many packets this pod has refused for their checksum."""
-        counters = self.namespace.run("cat", "/proc/net/snmp6").split()
-        six = dict(zip(counters[::2], map(int, counters[1::2]), strict=True))
+        six = self.counters()
         names, values = (line.split() for line in self.namespace.run("grep", "^Tcp:", "/proc/net/snmp").splitlines())
         tcp = dict(zip(names[1:], map(int, values[1:]), strict=True))
         return six["Udp6InCsumErrors"] + six["Icmp6InCsumErrors"] + tcp["InCsumErrors"]
+
+    def counters(self) -> dict[str, int]:
+        """Return what the namespace has counted of IPv6, by name."""
+        words = self.namespace.run("cat", "/proc/net/snmp6").split()
+        return dict(zip(words[::2], map(int, words[1::2]), strict=True))
 
     def udp(self) -> socket.socket:
         """Return a UDP socket bound to the pod's address."""
