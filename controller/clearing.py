@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import partial
 
 from controller.core import assignment, registration
-from controller.core.assignment import Holder
 from controller.core.decision import Plan, View
 from controller.decider import Decider
 from ila import mapping
@@ -31,11 +30,6 @@ class Clearing(Decider):
     async def forget(self, name: OwnerName, judged: Owner) -> None:
         """Remove an owner whom Kubernetes does not have any more, with its mapping, unless it is another by now."""
         await self._end((mapping.owner_key(name),), lambda view: assignment.forget(view, name, judged))
-
-    async def release(self, name: OwnerName, judged: Owner) -> None:
-        """End what a node held that has lost it; the owner keeps its identifier."""
-        holder = Holder(owner=name, node=judged.node, container=judged.container)
-        await self._end((mapping.owner_key(name),), lambda view: assignment.release(view, holder))
 
     async def nodes(self) -> list[str]:
         """Return the name of every node that etcd knows."""

@@ -84,8 +84,8 @@ class ControllerServer(ControllerServicer):
         )
         try:
             allowed = await self._rules.registered(parsed)
-            self._hear(node, request.held)
-            registered = await self._service.register(allowed, await self._claims(node, request.held))
+            held = frozenset(owner_of(item.pod) for item in request.held)
+            registered = await self._service.register(allowed, await self._claims(node, request.held), held=held)
         except Refused as error:
             self._rules.refused(node, None, error)
             raise
@@ -98,15 +98,6 @@ class ControllerServer(ControllerServicer):
             ask_first=self._rules.ask_first,
             generation=_generation(registered.generation),
         )
-
-    def _hear(self, node: str, held: Iterable[pb.Held]) -> None:
-        """Take what a node says it holds for a report, if there is none: it makes none while it is refused.
-
-        So the sweep frees what a node that was reinstalled has lost, which may be what the refusal waits for.
-        """
-        if self._reports.get(node) is None:
-            owners = frozenset(owner_of(item.pod).text for item in held)
-            self._reports.put(node, Report(version="", serving=False, owners=owners, when=time.monotonic()))
 
     async def _claims(self, node: str, held: Iterable[pb.Held]) -> list[Claim]:
         """Return what a node says it holds, without what it may not; that is logged.

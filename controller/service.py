@@ -7,7 +7,7 @@ import ipaddress
 import logging
 import random
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from controller.core import assignment, registration, reserve
@@ -18,10 +18,13 @@ from controller.decider import ATTEMPTS, JITTER, Decider
 from ila import mapping
 from ila.address import Identifier, Locator
 from ila.domain import Domain
-from ila.mapping import Generation, Node
+from ila.mapping import Generation, Node, OwnerName
 from ila.store import Store
 
 log = logging.getLogger(__name__)
+
+_TOGETHER = 100
+"""Records that are read at once: etcd takes 128 operations in a transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +58,16 @@ class Service(Decider):
         view = await self._repeat(lambda _: self._view(()))
         return view.generation
 
-    async def register(self, request: Registration, claims: Sequence[Claim]) -> Registered:
-        """Give the node its locator, raise the epoch if it has seen a later one, write lost claims back."""
+    async def register(
+        self, request: Registration, claims: Sequence[Claim], *, held: Collection[OwnerName] = ()
+    ) -> Registered:
+        """Give the node its locator, raise the epoch if it has seen a later one, write lost claims back.
+
+        `held` are owners whose pods it has, beside those of its claims.
+        """
         registration.check(request, domain=self._domain)
-        node = await self._repeat(lambda attempt: self._register(request, attempt))
+        has = {*held, *(claim.holder.owner for claim in claims)}
+        node = await self._repeat(lambda attempt: self._register(request, has, attempt))
         for claim, view in await self._lost(claims):
             await self._restore(claim, view)
         view = await self._repeat(lambda _: self._view(()))
@@ -87,7 +96,7 @@ class Service(Decider):
         reserve.check(node, count)
         return await self._repeat(lambda _: self._reserve(node, count))
 
-    async def _register(self, request: Registration, attempt: int) -> Node | None:
+    async def _register(self, request: Registration, held: Collection[OwnerName], attempt: int) -> Node | None:
         key = mapping.node_key(request.node)
         view = await self._view((key,), request=request)
         if view is None:
@@ -98,6 +107,9 @@ class Service(Decider):
             return None
         left = registration.left_locator(view, request)
         in_use = left is not None and await self._in_use(left, request.node)
+        if left is not None and in_use:
+            await self._let_go(request.node, held)
+            in_use = await self._in_use(left, request.node)
         other = view.text(mapping.taken_locator_key(locator))
         gone_in_use = None
         if other not in (None, request.node) and (
@@ -118,6 +130,18 @@ class Service(Decider):
             if done is None
             else Node(name=request.node, locator=locator, address=request.address, port=request.port)
         )
+
+    async def _let_go(self, node: str, held: Collection[OwnerName]) -> None:
+        """End what a node had that it has not any more: it has been installed anew, and is to get another locator."""
+        keys = await self._store.read_keys(mapping.OWNERS)
+        for begin in range(0, len(keys), _TOGETHER):
+            some = keys[begin : begin + _TOGETHER]
+            view = await self._repeat(lambda _, some=some: self._view(some))  # type: ignore[misc]
+            for name in (OwnerName.parse(key.removeprefix(mapping.OWNERS).decode()) for key in some):
+                owner = view.owner(name)
+                own = owner is not None and owner.identifier == mapping.probe_identifier(node)
+                if owner is not None and owner.node == node and name not in held and not own:
+                    await self.release(Holder(owner=name, node=node, container=owner.container))
 
     async def _choose(self, request: Registration, attempt: int) -> Locator:
         """Choose a free locator: the lowest, and after lost races one among the next few."""

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -21,7 +20,7 @@ from controller.informer import Informer
 from controller.reports import Reports
 from controller.standing import Standing
 from ila.address import Locator
-from ila.mapping import Owner, OwnerName, OwnerState, RecordError
+from ila.mapping import Owner, OwnerName, RecordError
 from ila.store import StoreError
 
 log = logging.getLogger("controller.sweep")
@@ -82,8 +81,6 @@ class Sweep:
         self._patience = patience
         self._us = us
         self._owners: Waiting[OwnerName] = Waiting()
-        self._left: Waiting[OwnerName] = Waiting()
-        """Kept identifiers whose pod is on no node."""
         self._gone: Waiting[str] = Waiting()
         self._quarantined: Waiting[Locator] = Waiting()
         self._freed = Counter("ilanet_sweep_freed", "What was freed, by kind.", ["kind"], registry=registry)
@@ -93,7 +90,7 @@ class Sweep:
 
     async def run(self) -> None:
         """Sweep until cancelled: until another controller leads."""
-        self._owners, self._left, self._gone, self._quarantined = Waiting(), Waiting(), Waiting(), Waiting()
+        self._owners, self._gone, self._quarantined = Waiting(), Waiting(), Waiting()
         while True:
             try:
                 await self.step(time.monotonic())
@@ -119,11 +116,13 @@ class Sweep:
         names = await self._clearing.owners()
         sets, nodes = self._sets.objects, self._nodes.objects
         self._owners.see((name for name in names if not is_wanted(name, self._pods, sets, nodes)), now)
-        self._left.see((name for name in names if name.keeps_address and not self._is_bound(name)), now)
-        due = await self._unused(self._owners.due(now, self._grace))
-        left = await self._unused(self._left.due(now, lambda _: self._patience.pod))
-        left = {name: owner for name, owner in left.items() if owner.state is OwnerState.HELD and name not in due}
-        reason = braked(len(due) + len(left), len(names), share=self._patience.share, least=_LEAST)
+        used = {node: report.owners for node, report in self._reports.fresh().items()}
+        due: dict[OwnerName, Owner] = {}
+        for name in self._owners.due(now, self._grace):
+            owner = await self._clearing.owner(name)
+            if owner is not None and not is_used(owner, name, there=self._is_there, used=used):
+                due[name] = owner
+        reason = braked(len(due), len(names), share=self._patience.share, least=_LEAST)
         self._brake(reason)
         if reason:
             return
@@ -132,22 +131,6 @@ class Sweep:
                 continue  # it has come back meanwhile
             await self._clearing.forget(name, judged)
             self._freed.labels("identifier").inc()
-        for name, judged in left.items():
-            if not self._is_bound(name):
-                await self._clearing.release(name, judged)
-
-    async def _unused(self, names: Iterable[OwnerName]) -> dict[OwnerName, Owner]:
-        """Return the records of those that no node may have."""
-        used = {node: report.owners for node, report in self._reports.fresh().items()}
-        found = {name: await self._clearing.owner(name) for name in names}
-        return {
-            name: owner
-            for name, owner in found.items()
-            if owner is not None and not is_used(owner, name, there=self._is_there, used=used)
-        }
-
-    def _is_bound(self, name: OwnerName) -> bool:
-        return any(pod.node for pod in self._pods.of_owner(name))
 
     async def _sweep_nodes(self, now: float) -> None:
         names = await self._clearing.nodes()

@@ -68,8 +68,7 @@ class ControllerServicer:
         """Makes the node known and gives it its locator.  Errors: INVALID_ARGUMENT (a field does not parse, or the
         declared locator lies outside the locator space), ALREADY_EXISTS (the locator is another node's),
         PERMISSION_DENIED (the certificate is another node's), RESOURCE_EXHAUSTED (no locator left),
-        FAILED_PRECONDITION (another locator than before is declared while mappings still point at the old one; what the
-        node does not hold of these is swept once Kubernetes does not have it either),
+        FAILED_PRECONDITION (another locator than before is declared while mappings still point at the old one),
         UNAVAILABLE (etcd does not answer; nothing was changed or the same call will find it done).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

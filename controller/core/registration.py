@@ -119,8 +119,8 @@ def register(
     if left is not None and left_in_use:
         raise Refused(
             Reason.NOT_NOW,
-            f"node {request.node!r} waits: mappings still point at its locator {left}, in place of which it declares "
-            f"{locator}, until its pods have ended and what they left is swept",
+            f"node {request.node!r} waits: mappings still point at its locator {left}, of pods that it has, and it "
+            f"declares {locator}: drain it",
         )
     node = Node(name=request.node, locator=locator, address=request.address, port=request.port)
     if view.node(request.node) == node and other is not None:

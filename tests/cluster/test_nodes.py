@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,9 +14,9 @@ import pytest
 from controller.reports import FRESH
 from lab.kubernetes.cluster import KubernetesCluster
 from lab.namespace import CommandError
-from tests.cluster.kubectl import Kubectl, deployment, eventually
+from tests.cluster.kubectl import Kubectl, deployment, eventually, stateful_set
 from tests.cluster.operating import CONTROLLER, agent_of, changed, has_event, has_finding, is_well
-from tests.cluster.shapes import ON_POOL
+from tests.cluster.shapes import ON_POD_CIDRS, ON_POOL
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -132,3 +133,34 @@ def _alone(kube: Kubectl) -> None:
     """See that no pod of an earlier test is left: it would leave its mapping while they are counted."""
     namespaces = {pod["metadata"]["namespace"] for pod in kube.get("pods", "--all-namespaces")["items"]}
     assert [name for name in namespaces if name.startswith("test-")] == [kube.namespace]
+
+
+@ON_POD_CIDRS
+def test_a_node_that_is_installed_anew(
+    ours: KubernetesCluster, door: Sequence[str], system: Kubectl, kube: Kubectl
+) -> None:
+    """It comes back under its name, without its records and with another podCIDR: it waits for nothing that it lost."""
+    node, count = ours.nodes[-1], len(ours.nodes)
+    name = node.host.name
+    kube.apply(deployment("web", replicas=count), stateful_set("db", count))
+    kube.ready("web", count)
+    kept = {pod["metadata"]["name"]: pod["status"]["podIP"] for pod in kube.ready("db", count)}
+    before = status(system, name)["locator"]
+    with contextlib.ExitStack() as power:
+        ours.power_off_node(node)
+        power.callback(ours.power_on_node, node)
+        kube("delete", "node", name, namespaced=False)
+        shutil.rmtree(node.runtime.machine.disk / "lib/ilanet")  # its /var/lib/ilanet
+
+    def back() -> None:
+        said = status(system, name)
+        assert said["serving"], said["problems"]
+        assert said["locator"] == kube.get("node", name)["spec"]["podCIDR"] != before
+
+    eventually(back, patience=180)
+    pods = eventually(lambda: kube.ready("web", count), patience=120)
+    for pod in pods:
+        for other in pods:
+            assert kube.ask(pod["metadata"]["name"], other["status"]["podIP"], "/hostname") == other["metadata"]["name"]
+    assert {pod["metadata"]["name"]: pod["status"]["podIP"] for pod in kube.ready("db", count)} == kept
+    eventually(lambda: is_well(door), patience=120)

@@ -184,13 +184,13 @@ async def test_no_pool() -> None:
 
 
 async def test_locator_in_use_is_not_left() -> None:
-    """A node with a pod keeps its locator until the pod is gone."""
+    """A node with a pod, of which it says that it has it, keeps its locator until the pod is gone."""
     store = FakeStore()
     replica = service(store)
     await replica.register(node(1, declared="fd00:c0de:7::/64"), [])
     await replica.assign(holder("p"), take_over=False)
     with pytest.raises(Refused, match="mappings still point"):
-        await replica.register(node(1, declared="fd00:c0de:8::/64"), [])
+        await replica.register(node(1, declared="fd00:c0de:8::/64"), [], held=[holder("p").owner])
     await replica.release(holder("p"))
     moved = await replica.register(node(1, declared="fd00:c0de:8::/64"), [])
     assert str(moved.node.locator) == "fd00:c0de:8::/64"

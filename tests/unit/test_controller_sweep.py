@@ -19,8 +19,6 @@ from controller.core.sweep import SetFacts, braked, parse_set
 from controller.events import Events
 from controller.informer import Informer
 from controller.reports import FRESH, Report, Reports
-from controller.rules import TrustingRules
-from controller.server import ControllerServer
 from controller.service import Service
 from controller.standing import Standing
 from controller.sweep import Patience, Sweep
@@ -28,7 +26,6 @@ from ila import mapping
 from ila.address import Identifier, Locator
 from ila.domain import Domain
 from ila.mapping import Generation, OwnerName, probe_identifier
-from proto import ilanet_pb2 as pb
 from tests.fake_store import FakeStore
 from tests.fakes_kubernetes import FakeKubernetes, Tree, node, of_set, pod
 
@@ -331,61 +328,31 @@ async def test_a_new_node_waits_for_a_pod_cidr_that_is_still_in_use() -> None:
 
 @pytest.mark.parametrize("lost", [True, False])
 async def test_a_node_that_was_reinstalled_gets_its_new_pod_cidr(lost: bool) -> None:  # noqa: FBT001 - of the table
-    """Once what it lost is swept, of which it says only by registering; a pod that it still has keeps it waiting."""
+    """What it has lost it lets go, kept addresses stay kept; a pod that it still has keeps it waiting."""
     world = World()
-    server = ControllerServer(
-        service=world.service,
-        domain=DOMAIN,
-        closed_ports=(),
-        authenticated=False,
-        standing=world.standing,
-        rules=TrustingRules(),
-        reports=world.reports,
-    )
-    await world.join("n1", declared="fd00:c0de:0:7::/64")
-    identifier = await world.start(pod("a"))
-    world.report("n1", "uid/uid-a", ago=FRESH)
-    world.pods.remove("ns", "a")
-    held = pb.Held(
-        identifier=identifier.value, pod=pb.Pod(namespace="ns", name="a", uid="uid-a"), container_id="c-uid-a"
-    )
-    again = pb.RegisterRequest(
+    for name, old in (("n1", 7), ("n2", 9)):
+        await world.join(name, declared=f"fd00:c0de:0:{old}::/64")
+        await world.probes(name)
+    kept = await world.start(pod("db-0", ownerReferences=of_set("db")))
+    await world.start(pod("a"))
+    await world.start(pod("b", node="n2"))
+    held = () if lost else (OwnerName.of_uid("uid-a"),)
+    again = Registration(
         node="n1",
-        control_address="fd00:a::1",
-        control_port=7444,
-        locator="fd00:c0de:0:8::/64",
-        held=[] if lost else [held],
+        address=ipaddress.IPv6Address("fd00:a::1"),
+        port=7444,
+        declared=Locator.parse("fd00:c0de:0:8::/64"),
+        highest=Generation(0, 0),
     )
-    for now in (0, 301):
-        with pytest.raises(Refused, match="'n1' waits: mappings still point at its locator fd00:c0de:0:7::/64"):
-            await server._register(again, None)  # type: ignore[arg-type]  # nobody is on the line
-        await world.sweep.step(now)
     if lost:
-        reply = await server._register(again, None)  # type: ignore[arg-type]
-        assert reply.locator == "fd00:c0de:0:8::/64"
-    assert await world.owners() == (set() if lost else {"uid/uid-a"})
-
-
-async def test_a_kept_address_is_not_held_by_a_node_that_has_lost_its_pod() -> None:
-    """Its mapping goes, which a reinstalled node may wait for; the address waits for the pod, which may wait for it."""
-    world = World()
-    await world.join("n1", declared="fd00:c0de:0:7::/64")
-    world.sets.objects["ns", "db"] = parse_set(stateful_set("db", 1))
-    identifier = await world.start(pod("db-0", ownerReferences=of_set("db")))
-    world.pods.put(parse_pod(pod("db-0", uid="second", node="", ownerReferences=of_set("db"))))
-    for now, owners in ((0, []), (299, []), (301, ["name/ns/db-0"])):
-        world.report("n1", *owners)
-        await world.sweep.step(now)
-        assert len(world.store.under(mapping.MAPPINGS)) == 1
-    world.report("n1")
-    await world.sweep.step(400)
-    assert await world.owners() == {"name/ns/db-0"}
-    assert world.store.under(mapping.MAPPINGS) == {}
-    assert await world.join("n1", declared="fd00:c0de:0:8::/64") == Locator.parse("fd00:c0de:0:8::/64")
-    assert await world.start(pod("db-0", uid="second", ownerReferences=of_set("db"))) == identifier
-    for now in (500, 900):
-        await world.sweep.step(now)
-    assert len(world.store.under(mapping.MAPPINGS)) == 1
+        assert (await world.service.register(again, (), held=held)).node.locator == again.declared
+    else:
+        with pytest.raises(Refused, match="'n1' waits: mappings still point at its locator fd00:c0de:0:7::/64"):
+            await world.service.register(again, (), held=held)
+    pods = {"uid/uid-b", "name/ns/db-0", "node/n1", "node/n2"}
+    assert await world.owners() == (pods if lost else {*pods, "uid/uid-a"})
+    assert len(world.store.under(mapping.MAPPINGS)) == (3 if lost else 4)
+    assert await world.start(pod("db-0", uid="second", node="n2", ownerReferences=of_set("db"))) == kept
 
 
 async def test_a_node_s_own_end_of_probes_stays_with_it() -> None:
