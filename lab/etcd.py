@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import shutil
 import signal
 import socket
@@ -25,17 +26,24 @@ NAME = "etcd.ilanet"
 """In every server's certificate: what clients check, since they know several addresses (grpc.default_authority)."""
 
 
+_FIRST_PORT = 10_000
+"""Below are the ports that programs are known by."""
+
+
 def endpoint(address: str, port: int) -> str:
     """Return 'address:port', with brackets around an IPv6 address."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """Return a TCP port that is free now."""
+    """Return a TCP port that is free now, one of those that the kernel gives to no connection meanwhile."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as taken:
-        taken.bind((address, 0))
-        return int(taken.getsockname()[1])
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.randrange(_FIRST_PORT, first)  # noqa: S311 - whoever else looks for one is to look elsewhere
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_STREAM) as taken:
+            taken.bind((address, port))
+            return port
 
 
 @dataclass(frozen=True, slots=True)

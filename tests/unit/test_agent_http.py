@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from agent.core.mappings import MappingTable
 from agent.core.status import Status
 from agent.metrics import AgentCollector, StepTimings
 from ila.http import HttpServer
+from lab.etcd import free_port
 from tests.fakes import DOMAIN, REGISTRATION, FakeDatapath
 
 
@@ -43,8 +43,7 @@ class Served:
 @pytest.fixture
 async def served() -> AsyncIterator[Served]:
     """Yield a server for an agent that has just started."""
-    with socket.create_server(("::1", 0), family=socket.AF_INET6) as probe:
-        port = probe.getsockname()[1]
+    port = free_port("::1")
     registry, status, datapath = CollectorRegistry(), Status(), FakeDatapath()
     timings = StepTimings(registry=registry)
     table = MappingTable(domain=DOMAIN)
