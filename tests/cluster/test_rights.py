@@ -207,8 +207,9 @@ def opened(kube: Kubectl, pod: str, hosts: list[str], ports: set[int]) -> set[in
 
 def refused(kube: Kubectl, pod: str, node: str) -> int:
     """Return how many packets of its pods to closed ports a node has dropped; the pod asks its agent's metrics."""
-    found = re.search(r'verdict_packets_total\{.*"closed_port".*\} (\S+)', kube.ask(pod, node, "/metrics", 9475))
-    return int(float(found[1])) if found else 0
+    told = kube.ask(pod, node, "/metrics", 9475)
+    assert "ilanet_verdict_packets_total" in told
+    return sum(int(float(count)) for count in re.findall(r'verdict_packets_total\{.*"closed_port".*\} (\S+)', told))
 
 
 def host_pod(name: str) -> dict[str, object]:
