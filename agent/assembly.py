@@ -243,6 +243,11 @@ class Assembly:
         except (DatapathError, OSError) as error:
             message = f"pod {endpoint.pod} gets no way through the datapath"
             raise CniError(Code.IO_FAILURE, message, str(error)) from error
+        try:
+            with self._timed("settle"):
+                self._wiring.settle(endpoint.host_name)
+        except NetworkError as error:
+            raise CniError(Code.IO_FAILURE, f"the link of pod {endpoint.pod} does not send", str(error)) from error
 
     async def give_up(self, endpoint: Endpoint) -> bool:
         """Turn an identifier back, now or, if the controller is away, later; return whether the disk knows.

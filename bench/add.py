@@ -32,7 +32,7 @@ from lab.fabric import Host
 from lab.namespace import Namespace
 
 WAVE = 16
-STEPS = ("assign", "wire", "datapath", "record", "total")
+STEPS = ("assign", "wire", "datapath", "settle", "record", "total")
 ONE, TOGETHER = "one at a time", f"{WAVE} at once"
 PTP_ONE, PTP_TOGETHER = f"ptp, {ONE}", f"ptp, {TOGETHER}"
 EVERY = "every ADD"

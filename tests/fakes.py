@@ -144,6 +144,10 @@ class FakeWiring(Failing):
         index = self.pods[pod.host_name][1]
         return WiredPod(host_index=index, host_mac=pod.host_mac, pod_mac=pod.pod_mac, mtu=pod.mtu)
 
+    def settle(self, host_name: str) -> None:
+        self.called("settle")
+        assert host_name in self.pods
+
     def unwire(self, host_name: str) -> None:
         self.called("unwire")
         self.pods.pop(host_name, None)

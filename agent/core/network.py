@@ -146,6 +146,12 @@ class Wiring(Protocol):
         InterfaceExists if the pod has a foreign interface of that name, NetworkError for everything else.
         """
 
+    def settle(self, host_name: str) -> None:
+        """Wait until the links that wire() has just made send what they are given; NetworkError if they do not.
+
+        A pod's end does so some time after both are up, which there is other work to do in.
+        """
+
     def check(self, pod: PodLink, netns_fd: int) -> WiredPod:
         """Return the pod's links if all is as wire() made it; NotWired says what is not."""
 

@@ -20,23 +20,22 @@ _EVERYWHERE = ipaddress.IPv4Network("0.0.0.0/0")
 _SOMEWHERE = ipaddress.IPv4Address("192.0.2.1")  # documentation's (RFC 5737): it has no route of its own
 
 
-def wire(host: Socket, link: Ipv4Link, netns_fd: int, root: Path) -> None:
-    """Attach it; whatever fails leaves nothing behind."""
+def wire(host: Socket, link: Ipv4Link, netns_fd: int, root: Path) -> Socket:
+    """Attach it, and return a socket in the pod that hears of its links; whatever fails leaves nothing behind."""
     veth.delete_named(host, link.host_name)  # the pod of an agent that was killed half way
     index = veth.new_pair(host, link, netns_fd)
-    try:
+    with ExitStack() as undo:
+        undo.callback(veth.delete, host, index, link.host_name)
         veth.set_sysctls(root, link.host_name, disable_ipv6=1)
-        with in_namespace(netns_fd, lambda: _wire_pod(link, root)) as inside:
-            way = PodRoute(address=link.address.ip, device=index, mac=link.pod_mac)
-            host.run(
-                rtnetlink.set_up(index, link.host_name),
-                rtnetlink.put_neighbour(Neighbour(address=way.address, device=index, mac=link.pod_mac)),
-                rtnetlink.put_route(pod_route(way, None)),
-            )
-            veth.until_active(inside, link)
-    except BaseException:
-        veth.delete(host, index, link.host_name)
-        raise
+        inside = undo.enter_context(in_namespace(netns_fd, lambda: _wire_pod(link, root)))
+        way = PodRoute(address=link.address.ip, device=index, mac=link.pod_mac)
+        host.run(
+            rtnetlink.set_up(index, link.host_name),
+            rtnetlink.put_neighbour(Neighbour(address=way.address, device=index, mac=link.pod_mac)),
+            rtnetlink.put_route(pod_route(way, None)),
+        )
+        undo.pop_all()
+    return inside
 
 
 def check(host: Socket, link: Ipv4Link, netns_fd: int) -> None:

@@ -28,6 +28,8 @@ from agent.kernel.namespace import in_namespace
 from agent.kernel.netlink import NetlinkError, Socket
 from agent.kernel.rtnetlink import Link
 
+_Links = list[tuple[Socket, veth.Pair]]
+
 _LOOPBACK = 1
 _EVERYWHERE = ipaddress.IPv6Network("::/0")
 
@@ -38,6 +40,8 @@ class KernelWiring:
     def __init__(self, *, sysctls: Path = sysctl.ROOT) -> None:
         """Take where sysctls can be written, of whichever namespace the calling thread is in."""
         self._root = sysctls
+        self._new: dict[str, _Links] = {}
+        """Links just made, by the host's name of the pod's."""
 
     def wire(self, pod: PodLink, netns_fd: int) -> WiredPod:
         """Attach the pod, or find it attached (see core.network.Wiring)."""
@@ -50,7 +54,23 @@ class KernelWiring:
                     return self._check(host, present, pod, netns_fd)
                 except NotWired:
                     veth.delete(host, present.index, present.name)
-            return _wire(host, pod, netns_fd, self._root)
+            self._taken(pod.host_name).close()
+            wired, self._new[pod.host_name] = _wire(host, pod, netns_fd, self._root)
+            return wired
+
+    def settle(self, host_name: str) -> None:
+        """Wait until a pod's links send what they are given (see core.network.Wiring)."""
+        links = self._new.get(host_name, [])
+        with self._taken(host_name):
+            for inside, pair in links:
+                veth.until_active(inside, pair)
+
+    def _taken(self, host_name: str) -> ExitStack:
+        """Forget that links are new; closing what is returned closes their sockets."""
+        sockets = ExitStack()
+        for inside, _ in self._new.pop(host_name, []):
+            sockets.enter_context(inside)
+        return sockets
 
     def check(self, pod: PodLink, netns_fd: int) -> WiredPod:
         """Return the pod's links if all is as wire() made it; NotWired says what is not."""
@@ -62,6 +82,7 @@ class KernelWiring:
 
     def unwire(self, host_name: str) -> None:
         """Remove a pod's links; none of that name is no error, one that is not ours stays."""
+        self._taken(host_name).close()
         with Socket.open() as host:
             ipv4.unwire(host, host_name)  # first: what is left of a pod is known by its first link
             veth.delete_named(host, host_name)
@@ -79,24 +100,24 @@ class KernelWiring:
         return WiredPod(host_index=present.index, host_mac=pod.host_mac, pod_mac=pod.pod_mac, mtu=pod.mtu)
 
 
-def _wire(host: Socket, pod: PodLink, netns_fd: int, root: Path) -> WiredPod:
+def _wire(host: Socket, pod: PodLink, netns_fd: int, root: Path) -> tuple[WiredPod, _Links]:
+    """Make a pod's links; return them, each with a socket in the pod that hears of it, too."""
     index = veth.new_pair(host, pod, netns_fd)
-    try:
+    with ExitStack() as undo:
+        undo.callback(veth.delete, host, index, pod.host_name)
         veth.set_sysctls(root, pod.host_name, accept_ra=0, accept_redirects=0)
-        with in_namespace(netns_fd, lambda: _wire_pod(pod, root)) as inside:
-            way = PodRoute(address=pod.address, device=index, mac=pod.pod_mac)
-            host.run(
-                rtnetlink.set_up(index, pod.host_name),
-                rtnetlink.put_neighbour(Neighbour(address=pod.address, device=index, mac=pod.pod_mac)),
-                rtnetlink.put_route(pod_route(way, pod.source)),
-            )
-            veth.until_active(inside, pod)
+        inside = undo.enter_context(in_namespace(netns_fd, lambda: _wire_pod(pod, root)))
+        way = PodRoute(address=pod.address, device=index, mac=pod.pod_mac)
+        host.run(
+            rtnetlink.set_up(index, pod.host_name),
+            rtnetlink.put_neighbour(Neighbour(address=pod.address, device=index, mac=pod.pod_mac)),
+            rtnetlink.put_route(pod_route(way, pod.source)),
+        )
+        links: _Links = [(inside, pod)]
         if pod.ipv4 is not None:
-            ipv4.wire(host, pod.ipv4, netns_fd, root)
-    except BaseException:
-        veth.delete(host, index, pod.host_name)
-        raise
-    return WiredPod(host_index=index, host_mac=pod.host_mac, pod_mac=pod.pod_mac, mtu=pod.mtu)
+            links.append((ipv4.wire(host, pod.ipv4, netns_fd, root), pod.ipv4))
+        undo.pop_all()
+    return WiredPod(host_index=index, host_mac=pod.host_mac, pod_mac=pod.pod_mac, mtu=pod.mtu), links
 
 
 def _wire_pod(pod: PodLink, root: Path) -> Socket:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import pytest
 
-from agent.core.network import InterfaceExists, NetworkError, NotWired, PodLink
+from agent.core.network import InterfaceExists, NetworkError, NotWired, PodLink, WiredPod
 from agent.kernel import rtnetlink, veth
 from agent.kernel.namespace import in_namespace
 from agent.kernel.netlink import Socket
@@ -34,6 +34,12 @@ class Host:
     def inside(self, work: Callable[[], T]) -> T:
         with open(self.namespace.path) as file:  # noqa: PTH123 - a descriptor is wanted
             return in_namespace(file.fileno(), work)
+
+    def wire(self, pod: PodLink, descriptor: int) -> WiredPod:
+        """Wire a pod and wait until its links send."""
+        wired = self.inside(lambda: self.wiring.wire(pod, descriptor))
+        self.wiring.settle(pod.host_name)
+        return wired
 
     def pod(self, number: int = 1) -> tuple[Namespace, int]:
         namespace = Namespace.create(f"{self.namespace.name}-pod{number}")
@@ -66,7 +72,11 @@ def test_a_wired_pod_has_address_route_and_neighbours_at_once(host: Host) -> Non
     """No duplicate address detection, permanent neighbours on both sides, the asked MTU, our marks."""
     namespace, descriptor = host.pod()
     pod = link(mtu=1400)
-    wired = host.inside(lambda: host.wiring.wire(pod, descriptor))
+    wired = host.wire(pod, descriptor)
+    with in_namespace(descriptor, Socket.open) as inside:
+        end = veth.find_link(inside, "eth0")
+    assert end is not None
+    assert end.active
     address = namespace.ip("-oneline", "address", "show", "dev", "eth0")
     assert f"{ADDRESS}/128" in address
     assert "tentative" not in address
@@ -107,8 +117,8 @@ def test_a_pod_s_end_is_waited_for(host: Host) -> None:
 def test_host_and_pods_reach_each_other(host: Host) -> None:
     """The host's own packets come from the node address; pods of one host talk by its forwarding."""
     (one, first), (two, second) = host.pod(1), host.pod(2)
-    host.inside(lambda: host.wiring.wire(link(1), first))
-    host.inside(lambda: host.wiring.wire(link(2), second))
+    host.wire(link(1), first)
+    host.wire(link(2), second)
     host.namespace.run("ping", "-c1", "-W1", str(ADDRESS))
     one.run("ping", "-c1", "-W1", str(NODE))
     two.run("ping", "-c1", "-W1", str(ADDRESS))
@@ -119,8 +129,8 @@ def test_errors_of_the_host_come_from_the_node_address(host: Host) -> None:
     """The made-up gateway has no address, yet a pod that runs out of hops hears from a real one."""
     one, first = host.pod(1)
     _, second = host.pod(2)
-    host.inside(lambda: host.wiring.wire(link(1), first))
-    host.inside(lambda: host.wiring.wire(link(2), second))
+    host.wire(link(1), first)
+    host.wire(link(2), second)
     with pytest.raises(CommandError, match=rf"From {NODE} .*Time exceeded"):
         one.run("ping", "-c1", "-W1", "-t1", str(ADDRESS + 1))
 
@@ -128,8 +138,8 @@ def test_errors_of_the_host_come_from_the_node_address(host: Host) -> None:
 def test_wiring_again_changes_nothing(host: Host) -> None:
     """A repeated ADD of the same container finds its pod wired."""
     _, descriptor = host.pod()
-    first = host.inside(lambda: host.wiring.wire(link(), descriptor))
-    assert host.inside(lambda: host.wiring.wire(link(), descriptor)) == first
+    first = host.wire(link(), descriptor)
+    assert host.wire(link(), descriptor) == first
     assert host.inside(lambda: host.wiring.check(link(), descriptor)) == first
 
 
@@ -137,10 +147,10 @@ def test_half_wired_by_an_agent_that_was_killed_is_made_whole(host: Host) -> Non
     """A link of ours without the rest, or in another namespace, is replaced."""
     namespace, descriptor = host.pod(1)
     _, other = host.pod(2)
-    host.inside(lambda: host.wiring.wire(link(), other))
-    moved = host.inside(lambda: host.wiring.wire(link(), descriptor))
+    host.wire(link(), other)
+    moved = host.wire(link(), descriptor)
     namespace.ip("route", "del", "default")
-    again = host.inside(lambda: host.wiring.wire(link(), descriptor))
+    again = host.wire(link(), descriptor)
     assert again.host_index != moved.host_index
     assert host.inside(lambda: host.wiring.check(link(), descriptor)) == again
 
@@ -166,13 +176,13 @@ def test_check_says_what_is_not_as_it_was_made(host: Host, damage: str) -> None:
     """R21: each part on both sides; wire() then makes it whole."""
     namespace, descriptor = host.pod()
     pod = link()
-    host.inside(lambda: host.wiring.wire(pod, descriptor))
+    host.wire(pod, descriptor)
     where, words, complaint = DAMAGES[damage]
     filled = [word.format(host=pod.host_name, address=pod.address) for word in words]
     (namespace if where else host.namespace).ip(*filled)
     with pytest.raises(NotWired, match=complaint):
         host.inside(lambda: host.wiring.check(pod, descriptor))
-    host.inside(lambda: host.wiring.wire(pod, descriptor))
+    host.wire(pod, descriptor)
     host.inside(lambda: host.wiring.check(pod, descriptor))
 
 
@@ -182,7 +192,7 @@ def test_a_foreign_interface_of_that_name_stays(host: Host) -> None:
     namespace.ip("link", "add", "eth0", "type", "veth", "peer", "name", "eth9")
     before = host.links()
     with pytest.raises(InterfaceExists, match="'eth0' exists in the pod's namespace"):
-        host.inside(lambda: host.wiring.wire(link(), descriptor))
+        host.wire(link(), descriptor)
     assert host.links() == before
     assert "eth0" in namespace.ip("link")
 
@@ -192,7 +202,7 @@ def test_a_foreign_link_with_our_name_stays(host: Host) -> None:
     _, descriptor = host.pod()
     host.namespace.ip("link", "add", link().host_name, "type", "veth", "peer", "name", "other")
     with pytest.raises(NetworkError, match="is not ours"):
-        host.inside(lambda: host.wiring.wire(link(), descriptor))
+        host.wire(link(), descriptor)
     with pytest.raises(NetworkError, match="is not ours"):
         host.inside(lambda: host.wiring.unwire(link().host_name))
     assert link().host_name in host.links()
@@ -204,10 +214,10 @@ def test_a_failure_on_the_way_leaves_nothing(host: Host) -> None:
     before = host.links()
     wrong = replace(link(), source=ipaddress.IPv6Address("fd00::99"))
     with pytest.raises(NetworkError, match=rf"route to {ADDRESS}/128: Invalid"):
-        host.inside(lambda: host.wiring.wire(wrong, descriptor))
+        host.wire(wrong, descriptor)
     assert host.links() == before
     assert "eth0" not in namespace.ip("link")
-    host.inside(lambda: host.wiring.wire(link(), descriptor))
+    host.wire(link(), descriptor)
 
 
 def test_a_descriptor_that_is_no_namespace_is_refused(host: Host) -> None:
@@ -222,7 +232,7 @@ def test_links_lists_ours_only_and_unwire_repeats(host: Host) -> None:
     """A pod's name is read from the mark; a link that is gone is unwired already."""
     _, descriptor = host.pod()
     host.namespace.ip("link", "add", "other", "type", "veth", "peer", "name", "other2")
-    wired = host.inside(lambda: host.wiring.wire(link(), descriptor))
+    wired = host.wire(link(), descriptor)
     (listed,) = host.inside(host.wiring.links)
     assert (listed.name, listed.index, listed.mac) == (link().host_name, wired.host_index, link().host_mac)
     assert (listed.container_id, listed.interface, listed.up) == ("container1", "eth0", True)
@@ -236,7 +246,7 @@ def test_a_pod_whose_runtime_disables_ipv6_gets_its_address(host: Host) -> None:
     """Docker makes namespaces with disable_ipv6 1 by default."""
     namespace, descriptor = host.pod()
     namespace.sysctl(net__ipv6__conf__default__disable_ipv6=1)
-    host.inside(lambda: host.wiring.wire(link(), descriptor))
+    host.wire(link(), descriptor)
     host.namespace.run("ping", "-c1", "-W1", str(ADDRESS))
 
 
@@ -245,8 +255,8 @@ def test_a_new_container_takes_the_address_of_the_old_one_over(host: Host) -> No
     _, first = host.pod(1)
     _, second = host.pod(2)
     new = replace(link(1), container_id="container2")
-    host.inside(lambda: host.wiring.wire(link(1), first))
-    host.inside(lambda: host.wiring.wire(new, second))
+    host.wire(link(1), first)
+    host.wire(new, second)
     host.inside(lambda: host.wiring.unwire(link(1).host_name))
     host.inside(lambda: host.wiring.check(new, second))
     host.namespace.run("ping", "-c1", "-W1", str(ADDRESS))
@@ -255,7 +265,7 @@ def test_a_new_container_takes_the_address_of_the_old_one_over(host: Host) -> No
 def test_a_fresh_pod_is_silent(host: Host) -> None:
     """No router solicitation, no neighbour solicitation: the datapath drops link-local sources from pods."""
     _, descriptor = host.pod()
-    host.inside(lambda: host.wiring.wire(link(), descriptor))
+    host.wire(link(), descriptor)
     counted = host.namespace.run("cat", f"/proc/net/dev_snmp6/{link().host_name}")
     counters = dict(line.split() for line in counted.splitlines())
     assert counters["Icmp6InRouterSolicits"] == counters["Icmp6InNeighborSolicits"] == "0"
@@ -266,15 +276,15 @@ def test_many_pods_at_once(host: Host, capsys: pytest.CaptureFixture[str]) -> No
     pods = [(link(number), host.pod(number)[1]) for number in range(1, 18)]
     alone, descriptor = pods.pop()
     started = time.perf_counter()
-    host.inside(lambda: host.wiring.wire(alone, descriptor))
+    host.wire(alone, descriptor)
     seconds = time.perf_counter() - started
 
     def all_of_them() -> None:
         with ThreadPoolExecutor(16) as pool:
-            list(pool.map(lambda pair: host.wiring.wire(*pair), pods))
+            list(pool.map(lambda pair: host.wire(*pair), pods))
 
     started = time.perf_counter()
-    host.inside(all_of_them)
+    all_of_them()
     with capsys.disabled():
         print(f"\nwire(): {seconds * 1e3:.2f} ms alone, {(time.perf_counter() - started) * 1e3:.1f} ms for 16 at once")
     assert len(host.inside(host.wiring.links)) == 17

@@ -200,6 +200,7 @@ async def test_add_mends_a_broken_attachment(node: Node) -> None:
         ("controller", "assign", Refused("held", held=True), Code.TRY_AGAIN_LATER),
         ("wiring", "wire", NetworkError("no memory"), Code.IO_FAILURE),
         ("wiring", "wire", InterfaceExists("eth0 exists"), Code.INTERFACE_EXISTS),
+        ("wiring", "settle", NetworkError("link does not come up"), Code.IO_FAILURE),
         ("datapath", "attach_pod", DatapathError("no link"), Code.IO_FAILURE),
         ("datapath", "write_endpoint", DatapathError("full"), Code.IO_FAILURE),
     ],
