@@ -20,6 +20,7 @@ from lab.process import SOURCE
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.operating import command, ilanet
 from tests.cluster.outside import PORT, outside
+from tests.cluster.shapes import ON_POD_CIDRS
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -46,6 +47,7 @@ def test_connectivity(cluster: KubernetesCluster | None, door: Sequence[str], ku
     assert left(kube) == []
 
 
+@ON_POD_CIDRS
 def test_what_is_not_there_is_said(door: Sequence[str], kube: Kubectl) -> None:
     """An outside that does not answer fails by its name, what else there is passes, and the namespace goes."""
     words = ("connectivity", "test", "--image", TEST_IMAGE, "--outside", "[2001:db8::1]:443", "--patience", "15s")

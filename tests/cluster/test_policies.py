@@ -173,6 +173,7 @@ DENY = {**selected(app="web"), "policyTypes": ["Ingress"]}
 ALLOW = {**DENY, "ingress": [{"from": [selected(role="friend")]}]}
 
 
+@ON_POOL
 def test_a_policy_that_nobody_enforces(
     ours: KubernetesCluster, policies: Callable[..., None], door: Sequence[str], tmp_path: Path
 ) -> None:
