@@ -76,6 +76,11 @@ def use(system: Kubectl, workload: str, settings: str) -> None:
     system("patch", workload, "-p", json.dumps({"spec": spec}))
 
 
+def asked(system: Kubectl, pod: str, port: int, path: str) -> str:
+    """Return what a pod of ilanet answers over HTTP."""
+    return system("get", "--raw", f"/api/v1/namespaces/{system.namespace}/pods/{pod}:{port}/proxy{path}")
+
+
 def logs(system: Kubectl, component: str) -> str:
     """Return what the pods of a component have written; of one that has ended, what it wrote last."""
     words = ("-l", f"app.kubernetes.io/component={component}", "-o", "name")

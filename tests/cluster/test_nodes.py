@@ -15,18 +15,13 @@ from controller.reports import FRESH
 from lab.kubernetes.cluster import KubernetesCluster
 from lab.namespace import CommandError
 from tests.cluster.kubectl import Kubectl, deployment, eventually, stateful_set
-from tests.cluster.operating import CONTROLLER, agent_of, changed, has_event, has_finding, is_well
+from tests.cluster.operating import CONTROLLER, agent_of, asked, changed, has_event, has_finding, is_well
 from tests.cluster.shapes import ON_POD_CIDRS, ON_POOL
 
 pytestmark = pytest.mark.timeout(600)
 
 PODS = 22
 """More than may always be freed at once (controller/sweep.py)."""
-
-
-def asked(system: Kubectl, pod: str, port: int, path: str) -> str:
-    """Return what a pod of ilanet answers over HTTP."""
-    return system("get", "--raw", f"/api/v1/namespaces/{system.namespace}/pods/{pod}:{port}/proxy{path}")
 
 
 def status(system: Kubectl, node: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import pytest
 from ila.annotations import ADDRESS
 from lab.kubernetes.cluster import SYSTEM, TEST_IMAGE
 from tests.cluster.kubectl import Kubectl, deployment, eventually, pod_spec, stateful_set
+from tests.cluster.operating import agent_of, asked
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -184,10 +185,10 @@ def test_a_pod_that_dials_everything(kube: Kubectl) -> None:
     closed = closed_ports(system)
     assert opened(kube, name, [*services, *nodes], closed) == set()
     assert opened(kube, host["metadata"]["name"], nodes, closed) == closed - OF_UDP
-    before = refused(kube, name, node)
+    before = refused(system, pod["spec"]["nodeName"])
     words = [f"/agnhost connect [{node}]:{port} --protocol=udp --timeout=1s 2>&1 &" for port in closed]
     kube.shell(name, " ".join(words) + " wait")
-    assert refused(kube, name, node) >= before + len(closed)
+    assert refused(system, pod["spec"]["nodeName"]) >= before + len(closed)
     assert kube.shell(name, f"nc -w 5 {nodes[0]} 10250 </dev/null && echo open").strip() == "open"
     assert kube.shell(name, "ls /run/ilanet 2>&1 || :").strip().endswith("No such file or directory")
 
@@ -205,9 +206,9 @@ def opened(kube: Kubectl, pod: str, hosts: list[str], ports: set[int]) -> set[in
     return set(map(int, kube.shell(pod, " ".join(words) + " wait").split()))
 
 
-def refused(kube: Kubectl, pod: str, node: str) -> int:
-    """Return how many packets of its pods to closed ports a node has dropped; the pod asks its agent's metrics."""
-    told = kube.ask(pod, node, "/metrics", 9475)
+def refused(system: Kubectl, node: str) -> int:
+    """Return how many packets of its pods to closed ports a node has dropped."""
+    told = asked(system, agent_of(system, node), 9475, "/metrics")
     assert "ilanet_verdict_packets_total" in told
     return sum(int(float(count)) for count in re.findall(r'verdict_packets_total\{.*"closed_port".*\} (\S+)', told))
 
