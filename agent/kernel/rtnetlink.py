@@ -29,8 +29,8 @@ NEW_NEIGHBOUR, DELETE_NEIGHBOUR, GET_NEIGHBOUR = 28, 29, 30
 GET_NAMESPACE_ID = 90
 
 UP = 0x1
-LINKS = 1
-"""The group of changed links (RTNLGRP_LINK)."""
+LINKS, IPV6_ROUTES = 1, 11
+"""Groups of changes (RTNLGRP_LINK, RTNLGRP_IPV6_ROUTE)."""
 
 RA_PROTOCOL = 9
 PERMANENT = 0x80
@@ -41,6 +41,7 @@ _MAIN_TABLE = 254
 _LINK_SCOPE = 253
 _ON_LINK = 0x4
 _MTU_METRIC = 2
+_LOCAL = 2  # RTN_LOCAL
 _NO_COUNTERS = number(29, 1 << 3)  # IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS: more than half of an answer
 _ADDRESS_GENERATION_NONE = 1
 _ACTIVE = b"\6"  # IFLA_OPERSTATE: IF_OPER_UP
@@ -267,6 +268,11 @@ def parse_route(body: bytes) -> ListedRoute:
         table=_number(found.get(15), table),
         type=kind,
     )
+
+
+def is_local(listed: ListedRoute, address: ipaddress.IPv6Address) -> bool:
+    """Tell whether by this route packets to an address are for the namespace itself."""
+    return listed.type == _LOCAL and listed.route.destination == ipaddress.IPv6Network(address)
 
 
 def _address(raw: bytes | None) -> IpAddress | None:

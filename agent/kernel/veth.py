@@ -7,6 +7,7 @@ Every call works in the namespace of the socket it is given.
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 from pathlib import Path
 from typing import Protocol
@@ -156,18 +157,24 @@ def check_host(host: Socket, present: Link, pair: Pair, netns_fd: int) -> None:
     _check_link(present, "of the host", mac=pair.host_mac, mtu=pair.mtu)
 
 
-def until_active(netlink: Socket, pair: Pair) -> None:
-    """Wait until the pod's end sends: a socket there that has heard of links since before the host's end was set up.
+def until_ready(netlink: Socket, pair: Pair, address: ipaddress.IPv6Address | None) -> None:
+    """Wait until the pod's end sends and, if it has an IPv6 address, receives.
 
-    The end that is up first has no carrier then; when it gets one, a kernel thread gives it its queue, and until then
-    what the pod sends is dropped without a word (net/core/link_watch.c, linkwatch_do_dev): TCP tries again a second
-    later.
+    The socket has heard of links there since before the host's end was set up, and of IPv6 routes since before there
+    was an address.  Both ends are up, but kernel threads come to the rest: the end that is up first gets its queue when
+    it has a carrier (net/core/link_watch.c, linkwatch_do_dev), and an address its local route when detection of
+    duplicates ends, also where there is none (net/ipv6/addrconf.c, addrconf_dad_work).  Until then what the pod sends
+    is dropped, or what it is sent, and TCP tries again a second later.
     """
+    sends, receives = False, address is None
     for kind, body in netlink.changes():
         if kind == rtnetlink.NEW_LINK:
             link = rtnetlink.parse_link(body)
-            if link.name == pair.interface and link.active:
-                return
+            sends = sends or (link.name == pair.interface and link.active)
+        elif kind == rtnetlink.NEW_ROUTE and address is not None:
+            receives = receives or rtnetlink.is_local(rtnetlink.parse_route(body), address)
+        if sends and receives:
+            return
 
 
 def check_inside(netlink: Socket, pair: Pair) -> int:

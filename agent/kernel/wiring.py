@@ -63,7 +63,7 @@ class KernelWiring:
         links = self._new.get(host_name, [])
         with self._taken(host_name):
             for inside, pair in links:
-                veth.until_active(inside, pair)
+                veth.until_ready(inside, pair, pair.address if isinstance(pair, PodLink) else None)
 
     def _taken(self, host_name: str) -> ExitStack:
         """Forget that links are new; closing what is returned closes their sockets."""
@@ -121,9 +121,11 @@ def _wire(host: Socket, pod: PodLink, netns_fd: int, root: Path) -> tuple[WiredP
 
 
 def _wire_pod(pod: PodLink, root: Path) -> Socket:
-    """Do the pod's side, inside its namespace; return a socket there that hears of its links."""
-    with ExitStack() as undo:
-        netlink = undo.enter_context(Socket.open())
+    """Do the pod's side, inside its namespace; return a socket there that hears of its links and routes."""
+    with ExitStack() as undo, Socket.open() as netlink:
+        hearing = undo.enter_context(Socket.open())
+        hearing.subscribe(rtnetlink.LINKS)
+        hearing.subscribe(rtnetlink.IPV6_ROUTES)
         veth.set_sysctls(root, pod.interface, disable_ipv6=0, accept_ra=0, accept_redirects=0, accept_dad=0)
         index = veth.index_inside(netlink, pod)
         netlink.run(
@@ -134,9 +136,8 @@ def _wire_pod(pod: PodLink, root: Path) -> Socket:
             rtnetlink.put_neighbour(Neighbour(address=GATEWAY, device=index, mac=pod.host_mac)),
             rtnetlink.put_route(Route(destination=_EVERYWHERE, device=index, gateway=GATEWAY)),
         )
-        netlink.subscribe(rtnetlink.LINKS)
         undo.pop_all()
-    return netlink
+    return hearing
 
 
 def _check_host(host: Socket, present: Link, pod: PodLink, netns_fd: int) -> None:

@@ -58,6 +58,8 @@ def host() -> Iterator[Host]:
         namespace = Namespace.create(f"ilc-{os.getpid()}")
         stack.callback(namespace.close)
         namespace.ip("address", "add", f"{NODE}/128", "dev", "lo")
+        while "tentative" in namespace.ip("address", "show", "dev", "lo"):  # the kernel comes to it later
+            time.sleep(0.001)
         namespace.sysctl(net__ipv6__conf__all__forwarding=1)
         yield Host(namespace, stack)
 
@@ -103,7 +105,7 @@ def test_a_pod_s_end_is_waited_for(host: Host) -> None:
     namespace.ip("link", "set", "eth0", "up")
     with in_namespace(descriptor, Socket.open) as inside, ThreadPoolExecutor(1) as pool:
         inside.subscribe(rtnetlink.LINKS)
-        waiting = pool.submit(veth.until_active, inside, pod)
+        waiting = pool.submit(veth.until_ready, inside, pod, None)
         namespace.ip("link", "set", "eth0", "alias", "still without a carrier")
         with pytest.raises(TimeoutError):
             waiting.result(timeout=0.3)
