@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import ipaddress
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -320,13 +320,17 @@ class Gate(TrustingRules):
 
 
 class Registry:
-    """Registers whoever asks, and remembers the claims."""
+    """Registers whoever asks, and remembers the claims and whose pods it is said to have."""
 
     def __init__(self) -> None:
         self.claims: list[Claim] = []
+        self.held: set[OwnerName] = set()
 
-    async def register(self, request: Registration, claims: Sequence[Claim]) -> Registered:
+    async def register(
+        self, request: Registration, claims: Sequence[Claim], *, held: Collection[OwnerName]
+    ) -> Registered:
         self.claims += claims
+        self.held |= set(held)
         there = Node(name=request.node, locator=Locator.parse("fd00:c0de::/64"), address=request.address, port=1)
         return Registered(there, Generation(1, 1))
 
@@ -343,3 +347,4 @@ async def test_a_node_whose_pods_are_all_gone_registers_at_once() -> None:
     reply = await server._register(request, NOBODY)
     assert reply.locator == "fd00:c0de::/64"
     assert service.claims == []
+    assert len(service.held) == 100  # it has them, though it may have none
