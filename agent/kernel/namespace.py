@@ -49,11 +49,11 @@ def in_namespace(descriptor: int, work: Callable[[], T]) -> T:
     """
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        enter(descriptor)
         try:
+            enter(descriptor)
             return work()
         finally:
-            _come_back(home)
+            _come_back(home)  # also where an interruption comes right after the way there
     finally:
         os.close(home)
 

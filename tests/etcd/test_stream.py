@@ -238,6 +238,8 @@ async def test_busy_writes_while_connections_are_cut(etcd: Etcd, connections: Co
     finally:
         cutting.cancel()
         await asyncio.gather(cutting, return_exceptions=True)
+        await network.cut()
+        await network.open()  # it may have been cut when it was told to end
     await follower.until(lambda f: f.generation.revision == last)
     assert follower.resets == 1
     assert len(follower.revisions) == 300
