@@ -89,7 +89,9 @@ class Plain:
             source=ipaddress.IPv6Address(host.address),
         )
         with host.namespace.path.open("rb") as place, pod.path.open("rb") as netns:
-            in_namespace(place.fileno(), lambda: KernelWiring().wire(link, netns.fileno()))
+            wiring = KernelWiring()
+            in_namespace(place.fileno(), lambda: wiring.wire(link, netns.fileno()))
+            wiring.settle(link.host_name)
         return pod
 
 

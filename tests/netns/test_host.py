@@ -208,7 +208,9 @@ def test_ways_to_pods_are_repaired_but_never_removed(lab: Lab) -> None:
     lab.stack.callback(pod_namespace.close)
     pod = PodLink(container_id="c", interface="eth0", address=ADDRESS, mtu=1500, source=NODE)
     with open(pod_namespace.path) as file:  # noqa: PTH123 - a descriptor is wanted
-        wired = lab.inside(lambda: KernelWiring().wire(pod, file.fileno()))
+        wiring = KernelWiring()
+        wired = lab.inside(lambda: wiring.wire(pod, file.fileno()))
+        wiring.settle(pod.host_name)
         assert not any(str(ADDRESS) in word for word in lab.reconcile(lab.state()))
         way = PodRoute(address=ADDRESS, device=wired.host_index, mac=pod.pod_mac)
         assert lab.reconcile(lab.state(pods=(way,))) == []
@@ -238,7 +240,9 @@ def test_uninstall_brings_back_what_was_there(lab: Lab, next_hop: NextHop, adver
     for _ in range(2):
         lab.reconcile(lab.state(next_hop))
         with open(pod_namespace.path) as file:  # noqa: PTH123 - a descriptor is wanted
-            lab.inside(lambda: KernelWiring().wire(pod, file.fileno()))
+            wiring = KernelWiring()
+            lab.inside(lambda wiring=wiring, file=file: wiring.wire(pod, file.fileno()))  # type: ignore[misc]
+            wiring.settle(pod.host_name)
         ensure(lab, RejectTable(mark=MARK))
         assert lab.listing() != before
         assert ("default via fe80::99 dev eth0 proto ra" in lab.host.ip("route")) is (advertised == "advertised")
