@@ -247,7 +247,7 @@ class Assembly:
             with self._timed("settle"):
                 self._wiring.settle(endpoint.host_name)
         except NetworkError as error:
-            raise CniError(Code.IO_FAILURE, f"the link of pod {endpoint.pod} does not send", str(error)) from error
+            raise CniError(Code.IO_FAILURE, f"pod {endpoint.pod} neither sends nor receives yet", str(error)) from error
 
     async def give_up(self, endpoint: Endpoint) -> bool:
         """Turn an identifier back, now or, if the controller is away, later; return whether the disk knows.

@@ -147,9 +147,9 @@ class Wiring(Protocol):
         """
 
     def settle(self, host_name: str) -> None:
-        """Wait until the links that wire() has just made send what they are given; NetworkError if they do not.
+        """Wait until a pod whose links wire() has just made sends and receives; NetworkError if it does not.
 
-        A pod's end does so some time after both are up, which there is other work to do in.
+        It does so some time after both ends are up, in which there is other work to do.
         """
 
     def check(self, pod: PodLink, netns_fd: int) -> WiredPod:

@@ -59,7 +59,7 @@ class KernelWiring:
             return wired
 
     def settle(self, host_name: str) -> None:
-        """Wait until a pod's links send what they are given (see core.network.Wiring)."""
+        """Wait until a new pod sends and receives (see core.network.Wiring)."""
         links = self._new.get(host_name, [])
         with self._taken(host_name):
             for inside, pair in links:

@@ -116,6 +116,25 @@ def test_a_pod_s_end_is_waited_for(host: Host) -> None:
         assert shown.active
 
 
+def test_a_pod_s_address_is_waited_for(host: Host) -> None:
+    """What a pod is sent is dropped until its address has a local route, which the kernel gives it some time later."""
+    namespace, descriptor = host.pod()
+    pod = link()
+    with in_namespace(descriptor, Socket.open) as inside, ThreadPoolExecutor(1) as pool:
+        inside.subscribe(rtnetlink.LINKS)
+        inside.subscribe(rtnetlink.IPV6_ROUTES)
+        host.namespace.ip("link", "add", pod.host_name, "type", "veth", "peer", "name", "eth0", "netns", namespace.name)
+        namespace.ip("link", "set", "eth0", "up")
+        host.namespace.ip("link", "set", pod.host_name, "up")
+        waiting = pool.submit(veth.until_ready, inside, pod, ADDRESS)
+        namespace.ip("address", "add", f"{ADDRESS + 1}/128", "dev", "eth0", "nodad")
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=0.5)
+        namespace.ip("address", "add", f"{ADDRESS}/128", "dev", "eth0", "nodad")
+        waiting.result(timeout=5)
+    assert f"local {ADDRESS} dev eth0" in namespace.ip("-6", "route", "show", "table", "local")
+
+
 def test_host_and_pods_reach_each_other(host: Host) -> None:
     """The host's own packets come from the node address; pods of one host talk by its forwarding."""
     (one, first), (two, second) = host.pod(1), host.pod(2)
