@@ -17,11 +17,6 @@ from ila.mapping import Owner, OwnerName
 class Clearing(Decider):
     """Every call is idempotent and raises StoreError."""
 
-    async def owners(self) -> list[OwnerName]:
-        """Return every owner that etcd knows."""
-        keys = await self._store.read_keys(mapping.OWNERS)
-        return [OwnerName.parse(key.removeprefix(mapping.OWNERS).decode()) for key in keys]
-
     async def owner(self, name: OwnerName) -> Owner | None:
         """Return an owner's record; None if there is none."""
         view = await self._repeat(lambda _: self._view((mapping.owner_key(name),)))

@@ -15,7 +15,7 @@ from controller.core.registration import Registration
 from ila import mapping
 from ila.address import Locator
 from ila.domain import Domain
-from ila.mapping import Generation
+from ila.mapping import Generation, OwnerName
 from ila.store import Store, StoreUnavailable
 
 log = logging.getLogger("controller.service")
@@ -39,6 +39,11 @@ class Decider:
         self._attempts = attempts
         self._jitter = jitter
         self._seen = Generation(0, 0)
+
+    async def owners(self) -> list[OwnerName]:
+        """Return every owner that etcd knows."""
+        keys = await self._store.read_keys(mapping.OWNERS)
+        return [OwnerName.parse(key.removeprefix(mapping.OWNERS).decode()) for key in keys]
 
     async def _in_use(self, locator: Locator, node: str) -> bool:
         """Tell whether pods' mappings point at a node's locator; that of its own end of probes does not count."""

@@ -66,7 +66,7 @@ class Service(Decider):
         `held` are owners whose pods it has, beside those of its claims.
         """
         registration.check(request, domain=self._domain)
-        has = {*held, *(claim.holder.owner for claim in claims)}
+        has = {*held, *(claim.holder.owner for claim in claims), OwnerName.of_node(request.node)}
         node = await self._repeat(lambda attempt: self._register(request, has, attempt))
         for claim, view in await self._lost(claims):
             await self._restore(claim, view)
@@ -133,14 +133,14 @@ class Service(Decider):
 
     async def _let_go(self, node: str, held: Collection[OwnerName]) -> None:
         """End what a node had that it has not any more: it has been installed anew, and is to get another locator."""
-        keys = await self._store.read_keys(mapping.OWNERS)
-        for begin in range(0, len(keys), _TOGETHER):
-            some = keys[begin : begin + _TOGETHER]
-            view = await self._repeat(lambda _, some=some: self._view(some))  # type: ignore[misc]
-            for name in (OwnerName.parse(key.removeprefix(mapping.OWNERS).decode()) for key in some):
+        names = [name for name in await self.owners() if name not in held]
+        for begin in range(0, len(names), _TOGETHER):
+            some = names[begin : begin + _TOGETHER]
+            keys = [mapping.owner_key(name) for name in some]
+            view = await self._repeat(lambda _, keys=keys: self._view(keys))  # type: ignore[misc]
+            for name in some:
                 owner = view.owner(name)
-                own = owner is not None and owner.identifier == mapping.probe_identifier(node)
-                if owner is not None and owner.node == node and name not in held and not own:
+                if owner is not None and owner.node == node:
                     await self.release(Holder(owner=name, node=node, container=owner.container))
 
     async def _choose(self, request: Registration, attempt: int) -> Locator:
